@@ -1,0 +1,5 @@
+//! Hand work to other programs, without an async runtime.
+
+pub use lifecycle::Leftover;
+
+mod lifecycle;
