@@ -3,3 +3,5 @@
 pub use lifecycle::Leftover;
 
 mod lifecycle;
+mod liveness;
+pub mod task;
