@@ -2,6 +2,7 @@
 
 pub use lifecycle::Leftover;
 
+pub mod http;
 mod lifecycle;
 mod liveness;
 pub mod task;
