@@ -4,5 +4,6 @@ pub use lifecycle::Leftover;
 
 pub mod http;
 mod lifecycle;
+pub mod listener;
 mod liveness;
 pub mod task;

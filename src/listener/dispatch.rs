@@ -1,0 +1,159 @@
+//! The loop of the listener's thread: takes a message, calls the handler of its
+//! source, survives whatever the handler does.
+
+use std::any::Any;
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::handlers::Handlers;
+use super::message::{Message, Source};
+use super::queue::{Outcome, Queue};
+
+/// How many sources without a handler are remembered as warned about.
+const WARNED_LIMIT: usize = 1024;
+
+/// How many bytes of a command are kept for the log.
+const CMD_LIMIT: usize = 64;
+
+/// The duty of the listener's thread. Its drop is the end of the listener, on
+/// the orderly way and on any other.
+pub(super) struct Dispatch<D> {
+    name: String,
+    queue: Arc<Queue<D>>,
+    handlers: Arc<Handlers<D>>,
+    unregister_after_panic: bool,
+    warned: HashSet<Source>,
+    /// Source and command of the message that is handled, for the log. They are
+    /// copied to one buffer each, since a clone costs an allocation, or a
+    /// counter that the posting thread works on at the same time.
+    source: String,
+    cmd: String,
+}
+
+impl<D> Dispatch<D> {
+    pub(super) fn new(
+        name: String,
+        queue: Arc<Queue<D>>,
+        handlers: Arc<Handlers<D>>,
+        unregister_after_panic: bool,
+    ) -> Self {
+        Self {
+            name,
+            queue,
+            handlers,
+            unregister_after_panic,
+            warned: HashSet::new(),
+            source: String::new(),
+            cmd: String::new(),
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        self.queue.serve();
+        log::info!("listener {}: started", self.name);
+        let mut last = None;
+        while let Some(message) = self.queue.next(last) {
+            last = Some(self.deliver(message));
+        }
+    }
+
+    fn deliver(&mut self, message: Message<D>) -> Outcome {
+        let Some(mut running) = self.handlers.take(&message.source) else {
+            self.unclaimed(message);
+            return Outcome::Unclaimed;
+        };
+        let Self {
+            name, source, cmd, ..
+        } = self;
+        source.clear();
+        source.push_str(message.source.as_str());
+        cmd.clear();
+        cmd.push_str(&message.cmd[..message.cmd.floor_char_boundary(CMD_LIMIT)]);
+        log::debug!("listener {name}: {cmd:?} of {source:?}");
+        // The error is logged and dropped in here because that is user code too.
+        let called = catch_unwind(AssertUnwindSafe(|| match running.handle(message) {
+            Ok(()) => Outcome::Handled,
+            Err(error) => {
+                log::error!("listener {name}: handler of {source:?} failed at {cmd:?}: {error}");
+                Outcome::Failed
+            }
+        }));
+        if called.is_err() && self.unregister_after_panic {
+            self.handlers.remove(source, &running);
+        }
+        // This drops a handler that was taken away while it ran.
+        guarded(name, "dropping a handler", || running.put_back());
+        called.unwrap_or_else(|panic| {
+            let text = panic_text(&*panic);
+            log::error!("listener {name}: handler of {source:?} panicked at {cmd:?}: {text}");
+            guarded(name, "dropping what a panic carried", || drop(panic));
+            Outcome::Failed
+        })
+    }
+
+    fn unclaimed(&mut self, message: Message<D>) {
+        let name = &self.name;
+        if self.warned.len() < WARNED_LIMIT && !self.warned.contains(&message.source) {
+            self.warned.insert(message.source.clone());
+            log::warn!("listener {name}: no handler for {:?}", message.source);
+            if self.warned.len() == WARNED_LIMIT {
+                log::warn!("listener {name}: more such sources are only counted");
+            }
+        }
+        guarded(name, "dropping a message", || drop(message));
+    }
+}
+
+impl<D> Drop for Dispatch<D> {
+    fn drop(&mut self) {
+        let name = &self.name;
+        guarded(name, "dropping the handlers", || self.handlers.clear());
+        guarded(name, "dropping messages", || self.queue.end());
+        log::info!("listener {name}: ended");
+    }
+}
+
+/// Runs what may call user code where a panic would end the thread.
+fn guarded(name: &str, what: &str, body: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
+        log::error!("listener {name}: panic in {what}: {}", panic_text(&*panic));
+        // Its drop could panic in turn, and so on.
+        std::mem::forget(panic);
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_unclaimed_sources_is_bounded() {
+        let queue = Arc::new(Queue::new(1));
+        let handlers = Arc::new(Handlers::new(None));
+        let mut dispatch = Dispatch::new("test".to_owned(), queue, handlers, false);
+        for n in 0..2 * WARNED_LIMIT {
+            let source = Source::try_from(n.to_string()).unwrap();
+            dispatch.deliver(Message::new(&source, "c", ()));
+        }
+        assert_eq!(dispatch.warned.len(), WARNED_LIMIT);
+    }
+
+    #[test]
+    fn a_long_command_is_cut_for_the_log() {
+        let queue = Arc::new(Queue::new(1));
+        let handlers = Arc::new(Handlers::new(Some(Box::new(|_| Ok(())))));
+        let mut dispatch = Dispatch::new("test".to_owned(), queue, handlers, false);
+        let source = Source::try_from("a").unwrap();
+        dispatch.deliver(Message::new(&source, "ß".repeat(100).as_str(), ()));
+        assert_eq!(dispatch.cmd, "ß".repeat(32));
+        dispatch.deliver(Message::new(&source, "a".to_owned() + &"ß".repeat(100), ()));
+        assert_eq!(dispatch.cmd.len(), 63);
+    }
+}
