@@ -7,3 +7,4 @@ mod lifecycle;
 pub mod listener;
 mod liveness;
 pub mod task;
+pub mod wire;
