@@ -6,5 +6,6 @@ pub mod http;
 mod lifecycle;
 pub mod listener;
 mod liveness;
+pub mod master;
 pub mod task;
 pub mod wire;
