@@ -1,4 +1,4 @@
-//! Hand work to other programs, without an async runtime.
+#![doc = include_str!("../README.md")]
 
 pub use lifecycle::Leftover;
 
@@ -7,5 +7,6 @@ mod lifecycle;
 pub mod listener;
 mod liveness;
 pub mod master;
+pub mod slave;
 pub mod task;
 pub mod wire;
