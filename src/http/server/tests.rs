@@ -692,7 +692,9 @@ fn a_server_short_of_descriptors_answers_again_when_there_are_some() {
     }
     let server = simple("t-short");
     assert_alive(&server);
-    for _ in 0..2 {
+    // Whether the server meets the shortage before it is over is a race: now and then it does not.
+    for round in 0.. {
+        assert!(round < 100, "it never met the shortage");
         let mut held = Vec::new();
         while let Ok(stream) = TcpStream::connect(server.local_addr()) {
             held.push(stream);
@@ -700,6 +702,8 @@ fn a_server_short_of_descriptors_answers_again_when_there_are_some() {
         server.check();
         drop(held);
         assert_alive_soon(&server);
+        if round > 0 && server.stats().rebuilt > 0 {
+            return;
+        }
     }
-    assert!(server.stats().rebuilt > 0);
 }
