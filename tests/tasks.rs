@@ -996,6 +996,18 @@ fn beyond_the_limit_no_task_is_started_until_one_has_ended() {
 }
 
 #[test]
+fn a_place_is_free_again_as_soon_as_the_end_of_its_task_is_known() {
+    deadline(LIMIT, || {
+        let master = master().max_pending(1).start().unwrap();
+        let (_slave, worker) = running(&master, "w");
+        for n in 0..500 {
+            let task = worker.new_task(n).unwrap().start().unwrap();
+            assert!(task.join().is_ok());
+        }
+    });
+}
+
+#[test]
 fn data_and_results_may_be_types_of_ones_own() {
     #[derive(Serialize, Deserialize)]
     struct Pair {

@@ -72,42 +72,38 @@ impl Job {
     }
 
     /// Makes the move if it is legal and wakes who waits for it.
-    fn move_to(&self, next: Status, outcome: Option<Outcome>) -> Result<(), Status> {
+    fn move_to(&self, next: Status) -> Result<(), Status> {
         let mut state = self.state.lock();
         if !state.status.may_become(next) {
             return Err(state.status);
         }
         state.status = next;
-        if let Some(outcome) = outcome {
-            // Empty until now: only the move to a final status sets it, and nothing follows that.
-            let _ = self.outcome.set(outcome);
-        }
         let unused = if next == Status::StartFailed {
             mem::take(&mut state.callbacks)
         } else {
             Vec::new()
         };
         drop(state);
-        drop(unused); // what callbacks captured is the user's, and dropped without the lock
         if next.is_final() {
             self.moved.notify_all();
         }
+        drop(unused); // what callbacks captured is the user's, and dropped last and without the lock
         Ok(())
     }
 
     pub(super) fn begin(&self) -> Result<(), Error> {
-        self.move_to(Status::Starting, None)
+        self.move_to(Status::Starting)
             .map_err(|status| Error::NotIdle { status })
     }
 
     /// The slave accepted. A report that overtook the answer has ended the task already.
     pub(super) fn started(&self) {
-        let _ = self.move_to(Status::Started, None);
+        let _ = self.move_to(Status::Started);
     }
 
     /// The slave did not accept; false if the task has ended all the same, by a report or a loss.
     pub(super) fn start_failed(&self) -> bool {
-        self.move_to(Status::StartFailed, None).is_ok()
+        self.move_to(Status::StartFailed).is_ok()
     }
 
     /// Whether the slave has reported how it ended.
@@ -119,12 +115,25 @@ impl Job {
     }
 
     /// Ends the task; true if there are callbacks to run.
-    pub(super) fn end(&self, outcome: Outcome) -> bool {
-        if let Err(status) = self.move_to(outcome.status(), Some(outcome)) {
-            log::debug!("task {}: {status} already, end ignored", self.id);
+    ///
+    /// If there are none, `done` is called before anyone can see the end, and with
+    /// the lock held: who has waited for the end finds the task's place free.
+    pub(super) fn end(&self, outcome: Outcome, done: impl FnOnce()) -> bool {
+        let mut state = self.state.lock();
+        let calls_back = state.status.may_become(outcome.status()) && !state.callbacks.is_empty();
+        if !calls_back {
+            done();
+        }
+        if !state.status.may_become(outcome.status()) {
+            log::debug!("task {}: {} already, end ignored", self.id, state.status);
             return false;
         }
-        !self.state.lock().callbacks.is_empty()
+        state.status = outcome.status();
+        // Empty until now: only this move sets it, and nothing follows it.
+        let _ = self.outcome.set(outcome);
+        drop(state);
+        self.moved.notify_all();
+        calls_back
     }
 
     /// Runs the callbacks that fit the end. Called on the results thread.

@@ -97,22 +97,19 @@ impl Results {
 
     /// Ends a task that its caller has taken from the open ones.
     pub(super) fn ended(&self, source: &Source, job: Arc<Job>, outcome: Outcome) {
-        if job.end(outcome) {
+        if job.end(outcome, || self.release()) {
             self.post(source, "ended", Event::Ended(job));
-        } else {
-            self.release();
         }
     }
 
     /// Ends the tasks that were open at a lost slave, then has the hook told, then their callbacks run.
     pub(super) fn lost(&self, peer: &Peer, open: Vec<Arc<Job>>, loss: &Loss) {
-        let end = |job: &Arc<Job>| job.end(Outcome::Lost(loss.clone()));
-        let (calling, silent): (Vec<_>, Vec<_>) = open.into_iter().partition(end);
+        let end = |job: &Arc<Job>| job.end(Outcome::Lost(loss.clone()), || self.release());
+        let calling: Vec<_> = open.into_iter().filter(end).collect();
         self.post(&peer.source, "lost", Event::Lost(loss.clone()));
         for job in calling {
             self.post(&peer.source, "ended", Event::Ended(job));
         }
-        silent.iter().for_each(|_| self.release());
     }
 
     fn post(&self, source: &Source, cmd: &str, data: Event) {
