@@ -115,6 +115,11 @@ fn run(args: Args, output: Output) -> Result<(), Box<dyn Error>> {
         .request_retries(2)
         .request_retry_waiting(Duration::from_millis(500))
         .start()?;
+    let connections = slaves
+        .iter()
+        .map(|slave| master.new_connection(*slave, slave));
+    let connections = connections.collect::<Result<Vec<_>, master::Error>>()?;
+    // From here on somebody may shut it down, and no connection can be made after that.
     if args.announce {
         let (token, port) = (master.self_token(), master.local_addr().port());
         writeln!(
@@ -123,10 +128,6 @@ fn run(args: Args, output: Output) -> Result<(), Box<dyn Error>> {
             json!({"event": "ready", "self_token": token, "port": port})
         )?;
     }
-    let connections = slaves
-        .iter()
-        .map(|slave| master.new_connection(*slave, slave));
-    let connections = connections.collect::<Result<Vec<_>, master::Error>>()?;
 
     let (master, output) = (Arc::new(master), Arc::new(output));
     let pool = Arc::new(Pool::new(connections, args.timeout, {
