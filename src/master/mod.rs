@@ -69,9 +69,10 @@ pub use self::task::Task;
 /// runs callbacks. Short-lived ones join them: `m7235-body` for each long body
 /// that arrives, `m7235-goodbye` when slaves are told that they are disconnected.
 ///
-/// All methods may be called from any thread, hooks and callbacks included
-/// (only [`join`](Master::join) and [`close`](Master::close) wait there for a
-/// thread that waits for them, until the grace is over). Dropping a master closes it.
+/// All methods may be called from any thread, hooks and callbacks included. In a
+/// callback, [`join`](Master::join) and [`close`](Master::close) cannot wait for
+/// the results thread, which is their own, and name it in their error. Dropping
+/// a master closes it.
 pub struct Master {
     core: Arc<Core>,
     server: Arc<Server>,
@@ -252,7 +253,8 @@ impl Master {
 
     /// Begins the end and returns at once; may be called again, from anywhere.
     ///
-    /// From now on nothing new can be connected or started here. Connected
+    /// From now on nothing new can be connected or started here; what is under
+    /// way may still be accepted by its slave, which then gives this master up. Connected
     /// slaves are told that they are disconnected, then their open tasks end as
     /// lost and the server stops: all within about the grace. `DELETE /shutdown` does the same.
     pub fn shutdown(&self) {

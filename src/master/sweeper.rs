@@ -1,8 +1,9 @@
 //! The sweeper thread: gives up who is silent, and says goodbye when the master ends.
 //!
-//! One tick each check span. It runs no user code and sends no request itself,
-//! so that nothing delays the next tick: slaves are told that they were
-//! disconnected on short-lived goodbye threads.
+//! One tick each check span. It runs no user code and asks nothing of slaves
+//! itself, so that none of them delays the next tick: they are told that they
+//! were disconnected on short-lived goodbye threads. What may delay a tick, by
+//! a second or two, is the probe of a server that does not answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

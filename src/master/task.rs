@@ -24,7 +24,6 @@ use crate::task::{Outcome, Status};
 /// master freely; while one runs, the callbacks of other tasks wait. One that
 /// is added to a task that ended already runs at once on the thread that adds it.
 #[derive(Clone)]
-#[must_use = "a task does nothing until it is started"]
 pub struct Task {
     job: Arc<Job>,
     connection: Connection,
@@ -90,6 +89,7 @@ impl Task {
     }
 
     /// Has `callback` called with the task's data and its result when it completes.
+    #[must_use = "a task does nothing until it is started"]
     pub fn on_complete(self, callback: impl FnOnce(&Value, &Value) + Send + 'static) -> Self {
         self.job.add(Callback::Complete(Box::new(callback)));
         self
@@ -100,6 +100,7 @@ impl Task {
     /// The reason is [`TaskError::Failed`], with the slave's result, or
     /// [`TaskError::Lost`]. A start that failed is an error of [`start`](Task::start)
     /// and calls nothing.
+    #[must_use = "a task does nothing until it is started"]
     pub fn on_fail(self, callback: impl FnOnce(&Value, &TaskError) + Send + 'static) -> Self {
         self.job.add(Callback::Fail(Box::new(callback)));
         self
