@@ -65,8 +65,10 @@ fn a_python_slave_reports_a_killed_master_as_lost() {
     let Some(python) = python::python() else {
         return;
     };
-    let (mut slave, slave_port) = python.slave(&["--heartbeat", "0.2"]);
+    // The slave last, and with a span longer than its connect takes: DI-engine's master knows a
+    // slave only once the connect is answered, and a beat before that ends its heartbeat thread.
     let (mut master, master_port) = python.master(&[]);
+    let (mut slave, slave_port) = python.slave(&["--heartbeat", "2"]);
     master.send(&json!({"cmd": "connect", "name": "w", "host": "127.0.0.1", "port": slave_port}));
     master.event("connected");
 
