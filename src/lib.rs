@@ -7,6 +7,8 @@ mod lifecycle;
 pub mod listener;
 mod liveness;
 pub mod master;
+#[cfg(unix)]
+pub mod protocol;
 pub mod slave;
 pub mod task;
 pub mod wire;

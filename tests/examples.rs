@@ -1,62 +1,24 @@
-//! The three examples as their users meet them: built programs, their output and their exit codes.
+//! The examples with masters and slaves as their users meet them: built programs, their output and their exit codes.
 //!
-//! `cargo test` builds the examples first. `cargo test --test examples` does not: it takes what
-//! `cargo build --examples` has left.
+//! See `support/program.rs` for how they are built.
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+mod support;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde_json::{Value, json};
 
-/// How long anything may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A running example. It does not outlive its test.
-struct Program {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: Receiver<String>,
-    errors: Receiver<String>,
-}
+use support::program::{PATIENCE, Program};
 
 impl Program {
-    fn start(example: &str, arguments: &[&str]) -> Self {
-        Self::start_with(example, arguments, Stdio::piped())
-    }
-
-    fn start_with(example: &str, arguments: &[&str], input: Stdio) -> Self {
-        let this = std::env::current_exe().unwrap();
-        let folder = this.parent().unwrap().parent().unwrap().join("examples");
-        let path = folder.join(format!("{example}{}", std::env::consts::EXE_SUFFIX));
-        let mut child = Command::new(&path)
-            .args(arguments)
-            .env_remove("RUST_LOG")
-            .stdin(input)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!("{}: {error}; run cargo build --examples", path.display())
-            });
-        let (output, errors) = (unbounded(), unbounded());
-        forward(child.stdout.take().unwrap(), output.0);
-        forward(child.stderr.take().unwrap(), errors.0);
-        Self {
-            input: child.stdin.take(),
-            child,
-            output: output.1,
-            errors: errors.1,
-        }
-    }
-
     /// A slave on loopback, and its address.
     fn slave(arguments: &[&str]) -> (Self, String) {
         let mut slave = Self::start(
@@ -82,88 +44,11 @@ impl Program {
         line
     }
 
-    /// The next line of its output.
-    fn line(&mut self) -> Value {
-        let line = self.output.recv_timeout(PATIENCE);
-        serde_json::from_str(
-            &line.unwrap_or_else(|error| panic!("no line: {error}, {}", self.all_errors())),
-        )
-        .unwrap()
-    }
-
-    /// Waits for a line of its standard error with this in it.
-    fn error_with(&mut self, words: &str) -> String {
-        let mut seen = String::new();
-        loop {
-            match self.errors.recv_timeout(PATIENCE) {
-                Ok(line) if line.contains(words) => return line,
-                Ok(line) => seen += &(line + "\n"),
-                Err(error) => panic!("no {words:?} on standard error: {error}, but {seen}"),
-            }
-        }
-    }
-
-    fn all_errors(&self) -> String {
-        self.errors.try_iter().map(|line| line + "\n").collect()
-    }
-
-    fn say(&mut self, line: impl ToString) {
-        writeln!(self.input.as_mut().unwrap(), "{}", line.to_string()).unwrap();
-    }
-
     /// Gives a task, and waits for a line of output.
     fn ask(&mut self, slave: Option<&str>, data: Value) -> Value {
         self.say(json!({"slave": slave, "data": data}));
         self.line()
     }
-
-    /// Waits for its end; exit code and rest of the output.
-    fn end(&mut self) -> (Option<i32>, Vec<String>) {
-        let mut rest = Vec::new();
-        loop {
-            match self.output.recv_timeout(PATIENCE) {
-                Ok(line) => rest.push(line),
-                Err(error) if error.is_timeout() => panic!("no end: {}", self.all_errors()),
-                Err(_) => return (self.child.wait().unwrap().code(), rest),
-            }
-        }
-    }
-
-    /// Ends its input and waits for its end.
-    fn finish(&mut self) -> (Option<i32>, Vec<String>) {
-        self.input = None;
-        self.end()
-    }
-
-    fn terminate(&mut self) {
-        let done = Command::new("kill")
-            .arg(self.child.id().to_string())
-            .status()
-            .unwrap();
-        assert!(done.success());
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Sends the lines of a pipe until it ends.
-fn forward(pipe: impl Read + Send + 'static, lines: Sender<String>) {
-    let body = move || {
-        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            let _ = lines.send(line);
-        }
-    };
-    thread::Builder::new().spawn(body).unwrap();
 }
 
 /// A folder of its own, removed with the test.
@@ -258,7 +143,9 @@ fn an_announced_slave_ends_with_its_input() {
 
 #[test]
 fn a_slave_in_the_background_ignores_its_input_and_ends_on_a_signal() {
-    let mut slave = Program::start_with("slave", &["--port", "0"], Stdio::null());
+    let mut slave = Program::start_as("slave", &["--port", "0"], |command| {
+        command.stdin(Stdio::null());
+    });
     let line = slave.error_with("started on channel 0");
     let at = line
         .split_whitespace()

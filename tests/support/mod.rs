@@ -2,13 +2,17 @@
 //!
 //! A test runs under [`deadline`], waits by [`eventually`] or for a channel, and
 //! never sleeps to let something happen. The other side of the wire is either a
-//! [`peer::Peer`], which follows a script, or a few lines of [`client`].
+//! [`peer::Peer`], which follows a script, or a few lines of [`client`]; for QMP
+//! it is a [`qmp::Server`].
 
 #![allow(dead_code, reason = "each test file uses its share of this module")]
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 pub(crate) mod client;
 pub(crate) mod peer;
+pub(crate) mod program;
+#[cfg(unix)]
+pub(crate) mod qmp;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
