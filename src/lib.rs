@@ -9,6 +9,8 @@ mod liveness;
 pub mod master;
 #[cfg(unix)]
 pub mod protocol;
+#[cfg(unix)]
+pub mod qmp;
 pub mod slave;
 pub mod task;
 pub mod wire;

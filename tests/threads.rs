@@ -58,7 +58,7 @@ fn ports_are_made_general() {
     for (name, expected) in table {
         assert_eq!(general(name), expected);
     }
-    assert_eq!(listed().len(), 10);
+    assert_eq!(listed().len(), 16);
 }
 
 /// A request whose body is not coming.
@@ -69,6 +69,37 @@ fn unfinished(addr: SocketAddr, route: &str, token: &str) -> TcpStream {
     );
     stream.write_all(head.as_bytes()).unwrap();
     stream
+}
+
+/// A message loop and a QMP client, each with a session.
+#[cfg(unix)]
+fn loops() -> impl Sized {
+    use interplay::protocol::{BoxError, Cancel, Lines, Loop, Options, Protocol};
+    use interplay::qmp::{self, Client};
+    use std::os::unix::net::UnixStream;
+
+    struct Quiet;
+    impl Protocol for Quiet {
+        type Outbound = ();
+        type Inbound = Vec<u8>;
+        type Decoder = Lines;
+
+        fn decoder(&self) -> Lines {
+            Lines::new()
+        }
+
+        fn encode(&self, (): &(), _: &mut Vec<u8>) -> Result<(), BoxError> {
+            Ok(())
+        }
+    }
+
+    let (peer, ours) = UnixStream::pair().unwrap();
+    let quiet = Loop::new(Quiet, Options::new());
+    quiet.connect(ours.into(), &Cancel::new()).unwrap();
+    let (agent, ours) = UnixStream::pair().unwrap();
+    let client = Client::new(qmp::Options::new().guest_agent());
+    client.connect(ours).unwrap();
+    (peer, quiet, agent, client)
 }
 
 #[test]
@@ -137,6 +168,12 @@ fn every_thread_has_a_name_that_readme_lists() {
         }
         look();
         drop(bodies);
+        #[cfg(unix)]
+        let _loops = loops();
+        for name in listed().iter().filter(|name| name.contains(':')) {
+            eventually(LIMIT, || threads().contains(name)); // they name themselves
+        }
+        look();
         let goodbye = format!("m{}-goodbye", own_master.local_addr().port());
         let closing = spawn("closing", move || own_master.close());
         eventually(LIMIT, || threads().contains(&goodbye));

@@ -261,7 +261,7 @@ impl Error {
 }
 
 /// An error and its causes in one line, outermost first.
-pub(super) fn report(error: &(dyn StdError + 'static)) -> String {
+pub(crate) fn report(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -80,6 +80,12 @@ impl<P: Protocol> Link<P> {
         }
     }
 
+    /// Whether this is a thread of the session, or one inside a hook of its loop.
+    pub(crate) fn is_own_thread(&self) -> bool {
+        let session = self.session.upgrade();
+        session.is_some_and(|session| Inside::is(session.setup.key()))
+    }
+
     /// Where the session stands: running, disconnecting, or idle when it is gone.
     #[must_use]
     pub fn state(&self) -> State {

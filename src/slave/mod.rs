@@ -225,11 +225,11 @@ impl Slave {
             self.core.ended.stop();
         }
         self.server.stop();
-        // What is not held by the user ends at once, and what is has had its grace.
-        let deadline = Instant::now() + LAST;
+        // What is not held by the user ends at once, and what is has had its grace. The server has
+        // answers to give still, for which a machine that is busy elsewhere takes its time.
         let joined = [
-            self.threads.join_until(deadline),
-            self.server.join_until(deadline),
+            self.threads.join_until(Instant::now() + LAST),
+            self.server.join_until(Instant::now() + 3 * LAST),
         ];
         let left: Vec<String> = joined
             .into_iter()

@@ -1,0 +1,29 @@
+//! Objects are the same in whatever pieces the stream comes, and those that another reader of
+//! concatenated JSON finds.
+
+#![no_main]
+
+mod pieces;
+
+/// The decoder is private to the library, so its file is compiled here once more.
+#[path = "../../src/qmp/framing.rs"]
+mod framing;
+
+use interplay::protocol;
+use libfuzzer_sys::fuzz_target;
+use serde_json::{Deserializer, Map, Value};
+
+fuzz_target!(|input: (u8, bool, &[u8])| {
+    let (piece, guest_agent, stream) = input;
+    let decoder = || framing::Objects::new(guest_agent);
+    let whole = pieces::decode(decoder(), stream, stream.len());
+    let found = pieces::decode(decoder(), stream, piece.into());
+    assert_eq!(found, whole);
+    if !guest_agent && whole.1.is_none() {
+        let mut json = Deserializer::from_slice(stream);
+        json.disable_recursion_limit();
+        let values = json.into_iter::<Map<String, Value>>().take(whole.0.len());
+        let expected: Vec<_> = values.map_while(Result::ok).collect();
+        assert_eq!(expected, whole.0);
+    }
+});
