@@ -1,0 +1,86 @@
+//! The baseline: one thread, a blocking socket, commands of the least possible bytes, replies told apart by their newlines.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use serde_json::Value;
+
+use crate::qemu::ByHand;
+use crate::support::Result;
+use crate::{Calls, Monitor};
+
+/// What the raw client does besides the least.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Extras {
+    /// Negotiates out-of-band commands.
+    pub(crate) oob: bool,
+    /// Has no more than that many in flight.
+    pub(crate) window: Option<usize>,
+    /// Makes a value of each reply.
+    pub(crate) parse: bool,
+}
+
+pub(crate) struct Raw {
+    stream: UnixStream,
+    extras: Extras,
+    /// Counts up as the client's do: to a server, each digit is time.
+    id: u64,
+    commands: Vec<u8>,
+    received: Vec<u8>,
+    line: Vec<u8>,
+}
+
+impl Raw {
+    pub(crate) fn connect(monitor: &Monitor, extras: Extras) -> Result<Self> {
+        Ok(Self {
+            stream: ByHand::connect(&monitor.socket, extras.oob)?.into_stream(),
+            extras,
+            id: 500,
+            commands: Vec::new(),
+            received: vec![0; 64 << 10],
+            line: Vec::new(),
+        })
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if !self.commands.is_empty() {
+            self.stream.write_all(&self.commands)?;
+            self.commands.clear();
+        }
+        Ok(())
+    }
+}
+
+impl Calls for Raw {
+    fn calls(&mut self, command: &str, count: usize) -> Result<()> {
+        let window = self.extras.window.unwrap_or(count);
+        let (mut sent, mut replies) = (0, 0);
+        while replies < count {
+            while sent < count && sent - replies < window {
+                let id = self.id;
+                writeln!(self.commands, "{{\"execute\":\"{command}\",\"id\":{id}}}")?;
+                self.id += 1;
+                sent += 1;
+            }
+            self.flush()?;
+            let length = self.stream.read(&mut self.received)?;
+            let received = &self.received[..length];
+            if received.is_empty() {
+                return Err("the server has gone".into());
+            }
+            if !self.extras.parse {
+                replies += received.iter().filter(|byte| **byte == b'\n').count();
+                continue;
+            }
+            for part in received.split_inclusive(|byte| *byte == b'\n') {
+                self.line.extend_from_slice(part);
+                if part.ends_with(b"\n") {
+                    let _value: Value = serde_json::from_slice(&self.line)?;
+                    self.line.clear();
+                    replies += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+}
