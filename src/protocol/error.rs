@@ -205,14 +205,7 @@ impl Error {
     /// The first `io::Error` in the chain of causes.
     #[must_use]
     pub fn io(&self) -> Option<&io::Error> {
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            if let Some(io) = error.downcast_ref() {
-                return Some(io);
-            }
-            cause = error.source();
-        }
-        None
+        first_io(self.source())
     }
 
     /// Whether the same `connect` may well succeed a little later: nobody there yet, refused,
@@ -258,6 +251,19 @@ impl Error {
     pub fn report(&self) -> String {
         report(self)
     }
+}
+
+/// The first `io::Error` in a chain of causes.
+pub(crate) fn first_io<'a>(
+    mut cause: Option<&'a (dyn StdError + 'static)>,
+) -> Option<&'a io::Error> {
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref() {
+            return Some(io);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// An error and its causes in one line, outermost first.

@@ -22,6 +22,7 @@ use super::options::Options;
 use super::session::{Session, Setup};
 use super::state::State;
 use super::stream::Stream;
+use super::wait::wait_for;
 use super::{Protocol, hands};
 
 /// Runs one [`Protocol`] object, session after session.
@@ -237,17 +238,8 @@ impl<P: Protocol> Shared<P> {
         holds: impl Fn(&Stand<P>) -> bool,
     ) -> Option<MutexGuard<'_, Stand<P>>> {
         let mut stand = self.stand.lock();
-        while !holds(&stand) {
-            match deadline {
-                None => self.changed.wait(&mut stand),
-                Some(deadline) => {
-                    let over = self.changed.wait_until(&mut stand, deadline).timed_out();
-                    if over && !holds(&stand) {
-                        return None;
-                    }
-                }
-            }
-        }
+        let look = |stand: &mut Stand<P>| holds(stand).then_some(());
+        wait_for(&self.changed, &mut stand, deadline, look)?;
         Some(stand)
     }
 

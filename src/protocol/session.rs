@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::lifecycle::{LONGEST, Thread, Threads, spawn};
 
@@ -22,6 +22,7 @@ use super::listening::Served;
 use super::message_loop::Shared;
 use super::queue::Queue;
 use super::stream::Stream;
+use super::wait::wait_for;
 use super::writer::{self, Outgoing};
 use super::{Options, Protocol, reader};
 
@@ -209,12 +210,7 @@ impl<P: Protocol> Session<P> {
     /// Waits until the state is Running; false if it never will be.
     fn may_run(&self) -> bool {
         let mut control = self.control.lock();
-        loop {
-            match control.begun {
-                Some(begun) => return begun,
-                None => self.changed.wait(&mut control),
-            }
-        }
+        wait_for(&self.changed, &mut control, None, |control| control.begun) == Some(true)
     }
 
     /// Lets the threads begin.
@@ -287,33 +283,13 @@ impl<P: Protocol> Session<P> {
 
     /// Waits until the session has ended; `None` if that was not before `deadline`.
     pub(super) fn wait_end(&self, deadline: Option<Instant>) -> Option<End> {
-        let mut control = self.control.lock();
-        loop {
-            if let Some(end) = &control.end {
-                let end = end.clone();
-                drop(control);
-                self.join_coordinator();
-                return Some(end);
-            }
-            match deadline {
-                None => self.changed.wait(&mut control),
-                Some(deadline) => {
-                    if self.changed.wait_until(&mut control, deadline).timed_out()
-                        && control.end.is_none()
-                    {
-                        return None;
-                    }
-                }
-            }
+        let ended = |control: &mut Control| control.end.clone();
+        let end = wait_for(&self.changed, &mut self.control.lock(), deadline, ended)?;
+        let coordinator = self.coordinator.lock().take();
+        if let Some(mut thread) = coordinator {
+            thread.join_until(Instant::now() + LONGEST); // it is at its last lines
         }
-    }
-
-    /// It is at its last lines.
-    pub(super) fn join_coordinator(&self) {
-        let thread = self.coordinator.lock().take();
-        if let Some(mut thread) = thread {
-            thread.join_until(Instant::now() + LONGEST);
-        }
+        Some(end)
     }
 
     /// The whole life of the coordinator.
@@ -373,33 +349,19 @@ impl<P: Protocol> Session<P> {
     /// Waits for a reason to end; false if the session never ran.
     fn wait_for_trigger(&self) -> bool {
         let mut control = self.control.lock();
-        loop {
-            match control.begun {
-                Some(begun) if control.trigger.is_some() => return begun,
-                _ => self.changed.wait(&mut control),
-            }
-        }
+        let triggered = |control: &mut Control| control.begun.filter(|_| control.trigger.is_some());
+        wait_for(&self.changed, &mut control, None, triggered) == Some(true)
     }
 
     /// Lets the threads do what is still worth doing.
     fn grace(&self) {
         let options = &self.setup.options;
         let mut control = self.control.lock();
-        let wait = |control: &mut parking_lot::MutexGuard<'_, Control>,
-                    limit: Duration,
-                    done: fn(&Control) -> bool| {
-            let deadline = deadline(Some(limit));
-            while !done(control) && !control.hurry {
-                match deadline {
-                    None => self.changed.wait(control),
-                    Some(deadline) => {
-                        if self.changed.wait_until(control, deadline).timed_out() {
-                            break;
-                        }
-                    }
-                }
-            }
-        };
+        let wait =
+            |control: &mut MutexGuard<'_, Control>, limit: Duration, done: fn(&Control) -> bool| {
+                let over = |control: &mut Control| (done(control) || control.hurry).then_some(());
+                wait_for(&self.changed, control, deadline(Some(limit)), over);
+            };
         if control.trigger == Some(Trigger::Wanted) {
             // The queue is closed: the writer ends when it has written what is in it.
             wait(&mut control, options.flush_timeout, |control| {

@@ -371,10 +371,10 @@ impl Client {
         &self,
         end: impl FnOnce(&Loop<Monitor>) -> Result<Option<protocol::End>, protocol::Error>,
     ) -> Result<Option<End>, Error> {
-        let talk = self.link.protocol().talk();
         let ended = end(&self.link).map_err(Error::of_loop)?;
         Ok(ended.map(|end| {
-            let reason = match talk {
+            // Asked for now: before the end it could still have been that of an earlier session.
+            let reason = match self.link.protocol().talk() {
                 Some(talk) => (*talk.reason_of(end.cause())).clone(),
                 None => end
                     .into_result()

@@ -217,14 +217,7 @@ impl Error {
     /// The first `io::Error` in the chain of causes.
     #[must_use]
     pub fn io(&self) -> Option<&io::Error> {
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            if let Some(io) = error.downcast_ref() {
-                return Some(io);
-            }
-            cause = error.source();
-        }
-        None
+        protocol::first_io(self.source())
     }
 
     /// Whether the same `connect` may well succeed a little later: nobody there yet, refused,
