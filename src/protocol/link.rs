@@ -80,6 +80,15 @@ impl<P: Protocol> Link<P> {
         }
     }
 
+    /// Lets the calling thread, which waits for something of this session, read for it until `done`,
+    /// the deadline, or the end of the session. Whatever comes meanwhile is delivered on this
+    /// thread. Returns at once if another thread reads; so the wait itself comes behind it.
+    pub(crate) fn lend_thread(&self, deadline: Option<Instant>, done: impl Fn() -> bool) {
+        if let Some(session) = self.session.upgrade() {
+            session.lend(deadline, done);
+        }
+    }
+
     /// Whether this is a thread of the session, or one inside a hook of its loop.
     pub(crate) fn is_own_thread(&self) -> bool {
         let session = self.session.upgrade();

@@ -178,6 +178,11 @@ impl<T, E: Clone> Mailbox<T, E> {
         self.id
     }
 
+    /// Whether a wait would end at once.
+    pub(crate) fn is_settled(&self) -> bool {
+        !matches!(*self.slot.content.lock(), Content::Waiting)
+    }
+
     /// The reply, waited for until the deadline. The mailbox stays open then; see
     /// [`give_up`](Self::give_up).
     pub(crate) fn wait(&mut self, deadline: Option<Instant>) -> Result<T, NoReply<E>> {

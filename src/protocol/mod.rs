@@ -116,7 +116,9 @@ mod scratch;
 mod session;
 mod state;
 mod stream;
+mod turn;
 mod wait;
+mod watch;
 mod writer;
 
 pub use address::{Addr, AddrError};

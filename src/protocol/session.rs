@@ -22,7 +22,9 @@ use super::listening::Served;
 use super::message_loop::Shared;
 use super::queue::Queue;
 use super::stream::Stream;
+use super::turn::{Turn, Turns};
 use super::wait::wait_for;
+use super::watch::Watch;
 use super::writer::{self, Outgoing};
 use super::{Options, Protocol, reader};
 
@@ -89,6 +91,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Session<P: Protocol> {
     pub(super) setup: Arc<Setup<P>>,
     pub(super) queue: Queue<P::Outbound, Outgoing>,
+    pub(super) turns: Turns<P>,
     pub(super) peer: String,
     /// Set when nothing more is delivered and nothing that fails counts.
     closing: AtomicBool,
@@ -137,8 +140,10 @@ impl<P: Protocol> Session<P> {
     ) -> io::Result<Arc<Self>> {
         let setup = shared.setup.clone();
         let stream = Arc::new(stream);
+        let watch = Arc::new(Watch::new(stream.clone())?);
         let session = Arc::new(Self {
             queue: Queue::new(setup.options.queue_messages, setup.options.queue_bytes),
+            turns: Turns::new(),
             peer: stream.peer(),
             closing: AtomicBool::new(false),
             control: Mutex::default(),
@@ -153,7 +158,8 @@ impl<P: Protocol> Session<P> {
             discarded: AtomicU64::new(0),
             setup,
         });
-        let threads = Self::spawn_all(&session, shared, stream, served, inbox);
+        let turn = Turn { watch, inbox };
+        let threads = Self::spawn_all(&session, shared, stream, served, turn);
         let coordinator = threads.inspect_err(|_| session.give_up())?;
         *session.coordinator.lock() = Some(coordinator);
         Ok(session)
@@ -164,13 +170,13 @@ impl<P: Protocol> Session<P> {
         shared: &Arc<Shared<P>>,
         stream: Arc<Stream>,
         served: Option<Served>,
-        inbox: Inbox<P::Decoder>,
+        turn: Turn<P>,
     ) -> io::Result<Thread> {
         let name = &session.setup.options.name;
         let name = &name[..name.floor_char_boundary(12)];
         let reader = spawn(format!("{name}:rd"), {
-            let (session, stream) = (session.clone(), stream.clone());
-            move || session.work(Side::Reader, || reader::run(&session, &stream, inbox))
+            let session = session.clone();
+            move || session.work(Side::Reader, || reader::run(&session, turn))
         })?;
         session.workers.push(reader);
         let writer = spawn(format!("{name}:wr"), {

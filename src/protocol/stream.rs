@@ -56,12 +56,18 @@ impl Stream {
         }
     }
 
+    /// Reads what is there; 0 is the end of the stream. It fails with `WouldBlock` if there is
+    /// nothing.
+    pub(super) fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(retry_on_intr(|| recv(self, &mut *buffer, RecvFlags::DONTWAIT))?.0)
+    }
+
     /// Blocks until something can be read; 0 is the end of the stream.
     pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            match retry_on_intr(|| recv(self, &mut *buffer, RecvFlags::DONTWAIT)) {
-                Err(Errno::AGAIN) => {}
-                received => return Ok(received?.0),
+            match self.read_now(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => return received,
             }
             // A thread that blocks in the read of a UNIX socket is also woken whenever the peer has
             // read something; one that blocks in a poll is not.
@@ -103,6 +109,12 @@ impl Stream {
         debug_assert!(fits, "the space was made for it");
         let parts = [IoSlice::new(bytes)];
         retry_on_intr(|| sendmsg(self, &parts, &mut control, flags))
+    }
+
+    /// Ends the direction from the peer and wakes who waits for it.
+    pub(super) fn end_reading(&self) {
+        // It fails only if the connection has ended, and then nobody waits.
+        let _ = SockRef::from(self).shutdown(Shutdown::Read);
     }
 
     /// Ends both directions and wakes who is blocked in them.

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ pub(super) struct Board<T> {
     /// The same for all boards of a client: one thread tells them all.
     client: u64,
     list: Mutex<List<T>>,
+    /// How many of the listeners have code of the user's to ask.
+    asking: Arc<AtomicUsize>,
 }
 
 struct List<T> {
@@ -41,6 +44,8 @@ struct List<T> {
 /// A listener, as the board has it.
 struct Ear<T> {
     wants: Box<dyn Fn(&T) -> bool + Send + Sync>,
+    /// Whether `wants` is code of the user's.
+    asks: bool,
     queue: EventQueue<T, Ending>,
     history: Mutex<History<T>>,
 }
@@ -64,7 +69,16 @@ impl<T: Clone> Board<T> {
             ears: Arc::new([]),
             ended: None,
         });
-        Self { client, list }
+        Self {
+            client,
+            list,
+            asking: Arc::default(),
+        }
+    }
+
+    /// How many of the listeners have code of the user's to ask.
+    pub(super) fn asking(&self) -> Arc<AtomicUsize> {
+        self.asking.clone()
     }
 
     /// Whether nobody listens.
@@ -72,14 +86,16 @@ impl<T: Clone> Board<T> {
         self.list.lock().ears.is_empty()
     }
 
-    /// Registers a listener.
+    /// Registers a listener; `asks` if `wants` is code of the user's.
     pub(super) fn listen(
         self: &Arc<Self>,
         capacity: usize,
+        asks: bool,
         wants: impl Fn(&T) -> bool + Send + Sync + 'static,
     ) -> Listener<T> {
         let ear = Arc::new(Ear {
             wants: Box::new(wants),
+            asks,
             queue: EventQueue::new(capacity),
             history: Mutex::new(History {
                 kept: 0,
@@ -92,6 +108,7 @@ impl<T: Clone> Board<T> {
         }
         let before = list.ears.iter().cloned();
         list.ears = before.chain([ear.clone()]).collect();
+        self.asking.fetch_add(asks.into(), Ordering::Relaxed);
         drop(list);
         Listener {
             ear,
@@ -103,7 +120,10 @@ impl<T: Clone> Board<T> {
     fn remove(&self, ear: &Arc<Ear<T>>) {
         let mut list = self.list.lock();
         let others = list.ears.iter().filter(|other| !Arc::ptr_eq(other, ear));
-        let others = others.cloned().collect();
+        let others: Arc<[_]> = others.cloned().collect();
+        if ear.asks && others.len() < list.ears.len() {
+            self.asking.fetch_sub(1, Ordering::Relaxed);
+        }
         let old = std::mem::replace(&mut list.ears, others);
         drop(list);
         drop(old);

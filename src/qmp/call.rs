@@ -202,7 +202,7 @@ impl Pending {
     pub fn wait(mut self) -> Result<Reply, Error> {
         self.check_thread()?;
         loop {
-            let come = self.mailbox.wait(self.deadline);
+            let come = self.wait_until(self.deadline);
             if let Some(result) = self.settle(come) {
                 return result;
             }
@@ -224,7 +224,7 @@ impl Pending {
             (Some(limit), Some(deadline)) => Some(limit.min(deadline)),
             (limit, deadline) => limit.or(deadline),
         };
-        let come = self.mailbox.wait(until);
+        let come = self.wait_until(until);
         self.settle(come)
     }
 
@@ -241,6 +241,12 @@ impl Pending {
     /// Gives the call up. [`Sent::No`] if the command could be taken back before it left.
     pub fn withdraw(self) -> Sent {
         self.talk.withdraw(self.mailbox.id(), &self.route)
+    }
+
+    fn wait_until(&mut self, deadline: Option<Instant>) -> Result<Come, NoReply<Arc<Error>>> {
+        let mailbox = &self.mailbox;
+        self.talk.lend_thread(deadline, || mailbox.is_settled());
+        self.mailbox.wait(deadline)
     }
 
     fn settle(&mut self, come: Result<Come, NoReply<Arc<Error>>>) -> Option<Result<Reply, Error>> {

@@ -24,7 +24,8 @@ use super::talk::{Talk, Way};
 ///
 /// All calls take `&self`, and may be made from any number of threads at once. A session has the
 /// three threads of a [`Loop`](crate::protocol::Loop): `qmp:rd`, `qmp:wr` and `qmp:co`, after the
-/// name in the options. When the session has ended, [`disconnect`](Self::disconnect) or
+/// name in the options. On Linux a call that waits reads from the server itself, as long as no
+/// listener's filter has a predicate; all else is read by `qmp:rd`. When the session has ended, [`disconnect`](Self::disconnect) or
 /// [`wait_end`](Self::wait_end) collects its [`End`], and the same client may connect again;
 /// listeners stay. Dropping the client ends the session at once.
 ///
@@ -234,7 +235,7 @@ impl Client {
     /// As [`events`](Self::events), with room for `capacity` events; 0 is no limit.
     pub fn events_with(&self, filter: Filter, capacity: usize) -> Listener<Event> {
         let board = &self.link.protocol().events;
-        board.listen(capacity, move |event| filter.matches(event))
+        board.listen(capacity, filter.asks(), move |event| filter.matches(event))
     }
 
     /// Listens to all that comes from the server, in the order of its coming: replies, events,
@@ -246,7 +247,7 @@ impl Client {
 
     /// As [`tap`](Self::tap), with room for `capacity` messages; 0 is no limit.
     pub fn tap_with(&self, capacity: usize) -> Listener<Message> {
-        self.link.protocol().taps.listen(capacity, |_| true)
+        self.link.protocol().taps.listen(capacity, false, |_| true)
     }
 
     /// Brings a guest agent to a known state: whatever it still has to say of an earlier session

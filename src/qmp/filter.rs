@@ -10,7 +10,9 @@ type Predicate = dyn Fn(&Event) -> bool + Send + Sync;
 /// Which events a listener wants: by name, by a predicate, or both.
 ///
 /// Names are looked at first, so a predicate sees only events that have one of them. Predicates
-/// run on the thread that reads from the server: they should be quick, and must not wait for a call.
+/// run on the client's thread that reads (`qmp:rd`): they should be quick, and must not wait for a
+/// call. An event that another thread's call has begun to read before the filter was there may be
+/// shown to it on that thread.
 ///
 /// ```
 /// use interplay::qmp::Filter;
@@ -67,6 +69,11 @@ impl Filter {
     pub fn and(mut self, predicate: impl Fn(&Event) -> bool + Send + Sync + 'static) -> Self {
         self.predicates.push(Arc::new(predicate));
         self
+    }
+
+    /// Whether it has predicates.
+    pub(super) fn asks(&self) -> bool {
+        !self.predicates.is_empty()
     }
 
     /// Whether the event is wanted. Panics if a predicate does.

@@ -215,7 +215,8 @@ impl Protocol for Monitor {
         let start = greeting::shake(self, hands)?;
         let session = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
         let unix = hands.takes_descriptors();
-        let talk = Arc::new(Talk::new(&self.options, &start, session, unix)?);
+        let asking = self.events.asking();
+        let talk = Arc::new(Talk::new(&self.options, &start, session, unix, asking)?);
         self.counters
             .unknown_replies
             .fetch_add(start.strange, Ordering::Relaxed);

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::error::Error as _;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ pub(super) struct Talk {
     first: u64,
     last: AtomicU64,
     link: OnceLock<Link<Monitor>>,
+    /// How many listeners to events have code of the user's.
+    asking: Arc<AtomicUsize>,
     /// Most commands that wait here.
     room: usize,
     window: usize,
@@ -128,6 +130,7 @@ impl Talk {
         start: &Start,
         session: u64,
         unix: bool,
+        asking: Arc<AtomicUsize>,
     ) -> Result<Self, getrandom::Error> {
         // Few digits: each byte costs a server 3 µs. A guest agent may still answer the commands
         // of an earlier session, so there the ids are apart.
@@ -147,6 +150,7 @@ impl Talk {
             first,
             last: AtomicU64::new(first),
             link: OnceLock::new(),
+            asking,
             room: protocol::Options::from(options).queue_messages,
             window: window.unwrap_or(usize::MAX),
             line: Mutex::default(),
@@ -170,6 +174,15 @@ impl Talk {
     /// Whether this is one of the threads that would have to deliver what a caller waits for.
     pub(super) fn is_own_thread(&self) -> bool {
         self.link.get().is_some_and(Link::is_own_thread)
+    }
+
+    /// See [`Link::lend_thread`]. Code of the user's is not run that way: a predicate that hangs
+    /// would keep the caller beyond its time.
+    pub(super) fn lend_thread(&self, deadline: Option<Instant>, done: impl Fn() -> bool) {
+        let over = || self.asking.load(Ordering::Relaxed) > 0 || done();
+        if let Some(link) = self.link.get().filter(|_| !over()) {
+            link.lend_thread(deadline, over);
+        }
     }
 
     /// Sends a command, or holds it until it may go.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use crossbeam_channel::{Sender, unbounded};
+use crossbeam_channel::{Sender, bounded, unbounded};
 use interplay::qmp::{Client, Error, Filter, Options, Pending, RecvError};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -50,6 +50,38 @@ fn a_filter_that_panics_ends_its_listener_and_nothing_else() {
             gone.recv_timeout(PATIENCE).is_err(),
             "the filter is dropped"
         );
+    });
+}
+
+/// A predicate that hangs must not keep a call beyond its time.
+#[test]
+fn a_filter_runs_on_the_client_s_own_thread_whoever_waits() {
+    deadline(LIMIT, || {
+        let server = Script::new().start_unix();
+        let client = at(&server, Options::new());
+        client.execute("query-version", ()).unwrap();
+        let (told, hears) = unbounded();
+        let (release, released) = bounded::<()>(0);
+        let events = client.events(Filter::when(move |event| {
+            let thread = std::thread::current().name().map(str::to_owned);
+            told.send((event.name().to_owned(), thread)).unwrap();
+            event.name() != "HANG" || released.recv().is_err()
+        }));
+        for _ in 0..100 {
+            server.send(&event("EASY", json!({})));
+            client.execute("query-version", ()).unwrap();
+        }
+        server.send(&event("HANG", json!({})));
+        let late = client.call("query-version").timeout(ms(50)).run();
+        assert!(matches!(late, Err(Error::Timeout { .. })));
+        drop(release);
+        assert_eq!(client.execute("query-version", ()).unwrap(), version());
+        drop(events);
+        let all: Vec<_> = hears.iter().collect();
+        assert_eq!(all.len(), 101);
+        for (name, thread) in all {
+            assert!(thread.unwrap().ends_with(":rd"), "{name}");
+        }
     });
 }
 
