@@ -12,7 +12,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
 use crossbeam_channel::unbounded;
-use interplay::listener::{Listener, Message};
+use interplay::listener::{Listener, Message, child};
 use serde_json::{Value, json};
 
 use support::peer::{Act, Peer};
@@ -58,7 +58,7 @@ fn ports_are_made_general() {
     for (name, expected) in table {
         assert_eq!(general(name), expected);
     }
-    assert_eq!(listed().len(), 16);
+    assert_eq!(listed().len(), 18);
 }
 
 /// A request whose body is not coming.
@@ -120,6 +120,8 @@ fn every_thread_has_a_name_that_readme_lists() {
             .default_handler(|_: Message| Ok(()))
             .start()
             .unwrap();
+        let [(_, address), (_, token)] = listener.endpoint().unwrap().env();
+        let sender = child::Sender::connect(&address, &token, "a").unwrap();
         let own_master = master().grace(ms(500)).start().unwrap();
         let (begun, has_begun) = unbounded();
         let slave = slave()
@@ -181,6 +183,7 @@ fn every_thread_has_a_name_that_readme_lists() {
         let _ = closing.join().unwrap();
         slave.close().unwrap();
         look();
+        drop(sender);
         drop(listener);
 
         let names: BTreeSet<String> = seen.iter().map(|name| general(name)).collect();

@@ -119,15 +119,20 @@ impl Threads {
                 || ended.recv_deadline(deadline) == Err(RecvTimeoutError::Timeout)
         };
         let left: Vec<Seen> = running.into_iter().filter(runs_on).collect();
-        let has_ended =
-            |thread: &mut Thread| thread.ended.try_recv() == Err(TryRecvError::Disconnected);
-        let ended: Vec<Thread> = self.0.lock().extract_if(.., has_ended).collect();
-        drop(ended); // joins them, without the lock
+        self.reap();
         if left.is_empty() {
             return Ok(());
         }
         let threads = left.into_iter().map(|(name, ..)| name).collect();
         Err(Leftover { threads })
+    }
+
+    /// Joins those that have ended already.
+    pub(crate) fn reap(&self) {
+        let has_ended =
+            |thread: &mut Thread| thread.ended.try_recv() == Err(TryRecvError::Disconnected);
+        let ended: Vec<Thread> = self.0.lock().extract_if(.., has_ended).collect();
+        drop(ended); // joins them, without the lock
     }
 
     /// Leaves all threads to themselves: nobody joins them.

@@ -6,9 +6,10 @@ use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::handlers::Handlers;
+use super::end::End;
+use super::handlers::{Handlers, Known};
 use super::message::{Message, Source};
-use super::queue::{Outcome, Queue};
+use super::queue::{Hand, Outcome, Queue, Taken};
 
 /// How many sources without a handler are remembered as warned about.
 const WARNED_LIMIT: usize = 1024;
@@ -23,6 +24,9 @@ pub(super) struct Dispatch<D> {
     queue: Arc<Queue<D>>,
     handlers: Arc<Handlers<D>>,
     unregister_after_panic: bool,
+    hand: Hand<D>,
+    /// Where the last handler was found.
+    last: Option<Known<D>>,
     warned: HashSet<Source>,
     /// Source and command of the message that is handled, for the log. They are
     /// copied to one buffer each, since a clone costs an allocation, or a
@@ -43,6 +47,8 @@ impl<D> Dispatch<D> {
             queue,
             handlers,
             unregister_after_panic,
+            hand: Hand::new(),
+            last: None,
             warned: HashSet::new(),
             source: String::new(),
             cmd: String::new(),
@@ -52,14 +58,20 @@ impl<D> Dispatch<D> {
     pub(super) fn run(mut self) {
         self.queue.serve();
         log::info!("listener {}: started", self.name);
-        let mut last = None;
-        while let Some(message) = self.queue.next(last) {
-            last = Some(self.deliver(message));
+        while let Some(taken) = self.queue.next(&mut self.hand) {
+            match taken {
+                Taken::Message(message) => {
+                    let outcome = self.deliver(message);
+                    self.queue.count(outcome);
+                }
+                Taken::Gone(source, end) => self.tell_gone(&source, &end),
+            }
         }
     }
 
     fn deliver(&mut self, message: Message<D>) -> Outcome {
-        let Some(mut running) = self.handlers.take(&message.source) else {
+        let last = self.last.take();
+        let Some(mut running) = self.handlers.take(&message.source, last) else {
             self.unclaimed(message);
             return Outcome::Unclaimed;
         };
@@ -83,13 +95,36 @@ impl<D> Dispatch<D> {
             self.handlers.remove(source, &running);
         }
         // This drops a handler that was taken away while it ran.
-        guarded(name, "dropping a handler", || running.put_back());
+        guarded(name, "dropping a handler", || {
+            self.last = running.put_back(&self.handlers);
+        });
         called.unwrap_or_else(|panic| {
             let text = panic_text(&*panic);
             log::error!("listener {name}: handler of {source:?} panicked at {cmd:?}: {text}");
             guarded(name, "dropping what a panic carried", || drop(panic));
             Outcome::Failed
         })
+    }
+
+    /// Tells the handler of a child's messages that the child is gone.
+    fn tell_gone(&mut self, source: &Source, end: &End) {
+        let name = &self.name;
+        let Some(mut running) = self.handlers.take(source, self.last.take()) else {
+            return;
+        };
+        log::debug!("listener {name}: {source:?} is gone: {end}");
+        let called = catch_unwind(AssertUnwindSafe(|| running.gone(source, end)));
+        if called.is_err() && self.unregister_after_panic {
+            self.handlers.remove(source.as_str(), &running);
+        }
+        guarded(name, "dropping a handler", || {
+            self.last = running.put_back(&self.handlers);
+        });
+        if let Err(panic) = called {
+            let text = panic_text(&*panic);
+            log::error!("listener {name}: handler of {source:?} panicked at its end: {text}");
+            guarded(name, "dropping what a panic carried", || drop(panic));
+        }
     }
 
     fn unclaimed(&mut self, message: Message<D>) {
@@ -108,8 +143,12 @@ impl<D> Dispatch<D> {
 impl<D> Drop for Dispatch<D> {
     fn drop(&mut self) {
         let name = &self.name;
+        let last = self.last.take();
         guarded(name, "dropping the handlers", || self.handlers.clear());
+        guarded(name, "dropping a handler", || drop(last));
         guarded(name, "dropping messages", || self.queue.end());
+        let hand = std::mem::replace(&mut self.hand, Hand::new());
+        guarded(name, "dropping messages", || drop(hand));
         log::info!("listener {name}: ended");
     }
 }

@@ -25,6 +25,13 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// The socket that children connect to was not made.
+    NoSocket {
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The listener has been stopped, so no child can connect to it any more.
+    Stopped,
     /// A shutdown was called from inside a handler.
     FromHandler,
 }
@@ -38,6 +45,10 @@ impl fmt::Display for Error {
                 "the name of a listener has 1 to 15 bytes, none of them zero, unlike {given:?}"
             ),
             Self::NoThread { .. } => f.write_str("the thread of the listener was not started"),
+            Self::NoSocket { .. } => {
+                f.write_str("the socket for the children of the listener was not made")
+            }
+            Self::Stopped => f.write_str("the listener has been stopped"),
             Self::FromHandler => {
                 f.write_str("a listener is not shut down from inside its handlers")
             }
@@ -48,7 +59,7 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::NoThread { source } => Some(source),
+            Self::NoThread { source } | Self::NoSocket { source } => Some(source),
             _ => None,
         }
     }

@@ -3,14 +3,18 @@
 //! The table can be changed from any thread at any time. A handler is taken out
 //! of its slot while it runs and put back afterwards, so no lock is held during
 //! user code; a slot that has left the table meanwhile dies, and the handler
-//! with it, when the thread that ran it lets go of it.
+//! with it, when the thread that ran it lets go of it. That thread remembers the
+//! slot it used last, and a count of the changes tells it whether the slot is
+//! still the one for its source.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::end::End;
 use super::error::{BoxError, Taken};
 use super::message::{Message, Source};
 
@@ -34,6 +38,18 @@ pub trait Handler<D>: Send {
     /// is gone. (A panic in the `Drop` of something that a panic is already
     /// unwinding ends the process, as always in Rust.)
     fn handle(&mut self, message: Message<D>) -> Result<(), BoxError>;
+
+    /// Learns that the connection of a child process has ended, and how.
+    ///
+    /// Called once for each connection of a child that was welcomed, after the
+    /// last message of that connection, with the handler that would get a
+    /// message of its source at that moment. A child of the same source may
+    /// connect from then on. It may do all that [`handle`](Self::handle) may; a
+    /// panic is logged. A shutdown that has reached its limit does not call it
+    /// any more. Does nothing by default.
+    fn gone(&mut self, source: &Source, end: &End) {
+        let _ = (source, end);
+    }
 }
 
 impl<D, F> Handler<D> for F
@@ -49,6 +65,10 @@ where
 impl<D> Handler<D> for Box<dyn Handler<D>> {
     fn handle(&mut self, message: Message<D>) -> Result<(), BoxError> {
         (**self).handle(message)
+    }
+
+    fn gone(&mut self, source: &Source, end: &End) {
+        (**self).gone(source, end);
     }
 }
 
@@ -72,10 +92,17 @@ impl<D> Slot<D> {
     }
 }
 
+/// The slot of a source, as it was after so many changes of the table.
+pub(super) struct Known<D> {
+    source: Source,
+    slot: Arc<Slot<D>>,
+    changes: u64,
+}
+
 /// A handler that was taken out of its slot to run.
 pub(super) struct Running<D> {
-    slot: Arc<Slot<D>>,
     handler: Box<dyn Handler<D>>,
+    from: Known<D>,
 }
 
 impl<D> Running<D> {
@@ -83,16 +110,29 @@ impl<D> Running<D> {
         self.handler.handle(message)
     }
 
-    /// Puts the handler back; if its slot has left the table, it is dropped here.
-    pub(super) fn put_back(self) {
-        *self.slot.0.lock() = Some(self.handler);
+    pub(super) fn gone(&mut self, source: &Source, end: &End) {
+        self.handler.gone(source, end);
+    }
+
+    /// Puts the handler back; if its slot has left the table, it is dropped here. The slot is
+    /// returned if it has not.
+    pub(super) fn put_back(self, handlers: &Handlers<D>) -> Option<Known<D>> {
+        let Self { handler, from } = self;
+        *from.slot.0.lock() = Some(handler);
+        // Who changes the table counts first and looks into the slot then. So either the change is
+        // seen here, or the handler there.
+        (handlers.changes.load(Ordering::SeqCst) == from.changes).then_some(from)
     }
 }
 
 /// All handlers of a listener.
 ///
 /// The lock of the table is taken before that of a slot, if both are.
-pub(super) struct Handlers<D>(Mutex<Table<D>>);
+pub(super) struct Handlers<D> {
+    table: Mutex<Table<D>>,
+    /// How often the table was changed; goes up under its lock.
+    changes: AtomicU64,
+}
 
 struct Table<D> {
     by_source: HashMap<Source, Arc<Slot<D>>>,
@@ -101,22 +141,33 @@ struct Table<D> {
 
 impl<D> Handlers<D> {
     pub(super) fn new(default: Option<Box<dyn Handler<D>>>) -> Self {
-        Self(Mutex::new(Table {
-            by_source: HashMap::new(),
-            default: default.map(Slot::new),
-        }))
+        Self {
+            table: Mutex::new(Table {
+                by_source: HashMap::new(),
+                default: default.map(Slot::new),
+            }),
+            changes: AtomicU64::new(0),
+        }
+    }
+
+    /// Changes the table and counts that.
+    fn change<T>(&self, change: impl FnOnce(&mut Table<D>) -> T) -> T {
+        let mut table = self.table.lock();
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        change(&mut table)
     }
 
     pub(super) fn register<H>(&self, source: Source, handler: H) -> Result<(), Taken<H>>
     where
         H: Handler<D> + 'static,
     {
-        let mut table = self.0.lock();
-        if table.by_source.contains_key(&source) {
-            return Err(Taken { source, handler });
-        }
-        table.by_source.insert(source, Slot::new(Box::new(handler)));
-        Ok(())
+        self.change(|table| {
+            if table.by_source.contains_key(&source) {
+                return Err(Taken { source, handler });
+            }
+            table.by_source.insert(source, Slot::new(Box::new(handler)));
+            Ok(())
+        })
     }
 
     pub(super) fn replace<H>(&self, source: Source, handler: H) -> Option<Box<dyn Handler<D>>>
@@ -124,12 +175,12 @@ impl<D> Handlers<D> {
         H: Handler<D> + 'static,
     {
         let slot = Slot::new(Box::new(handler));
-        let old = self.0.lock().by_source.insert(source, slot);
+        let old = self.change(|table| table.by_source.insert(source, slot));
         old?.take()
     }
 
     pub(super) fn unregister(&self, source: &Source) -> Option<Box<dyn Handler<D>>> {
-        let old = self.0.lock().by_source.remove(source);
+        let old = self.change(|table| table.by_source.remove(source));
         old?.take()
     }
 
@@ -138,39 +189,51 @@ impl<D> Handlers<D> {
         handler: Option<Box<dyn Handler<D>>>,
     ) -> Option<Box<dyn Handler<D>>> {
         let slot = handler.map(Slot::new);
-        let old = std::mem::replace(&mut self.0.lock().default, slot);
+        let old = self.change(|table| std::mem::replace(&mut table.default, slot));
         old?.take()
     }
 
-    /// Takes the handler for `source` out of its slot, to run it.
+    /// Takes the handler for `source` out of its slot, to run it; `last` is the slot that was used
+    /// before.
     ///
     /// Only the listener's thread does this, and puts each back before it takes
     /// the next: so no slot in the table is empty here.
-    pub(super) fn take(&self, source: &Source) -> Option<Running<D>> {
-        let table = self.0.lock();
+    pub(super) fn take(&self, source: &Source, last: Option<Known<D>>) -> Option<Running<D>> {
+        if let Some(from) = last
+            && from.source == *source
+            && self.changes.load(Ordering::SeqCst) == from.changes
+            // It is empty if the table was changed just now.
+            && let Some(handler) = from.slot.take()
+        {
+            return Some(Running { handler, from });
+        }
+        let table = self.table.lock();
         let slot = table.by_source.get(source).or(table.default.as_ref())?;
         Some(Running {
             handler: slot.take()?,
-            slot: Arc::clone(slot),
+            from: Known {
+                source: source.clone(),
+                slot: Arc::clone(slot),
+                changes: self.changes.load(Ordering::SeqCst),
+            },
         })
     }
 
     /// Takes the slot of a running handler out of the table, if it is still there.
     pub(super) fn remove(&self, source: &str, running: &Running<D>) {
-        let mut table = self.0.lock();
-        let same = |slot: &Arc<Slot<D>>| Arc::ptr_eq(slot, &running.slot);
-        if table.by_source.get(source).is_some_and(same) {
-            table.by_source.remove(source);
-        } else if table.default.as_ref().is_some_and(same) {
-            table.default = None;
-        }
+        let same = |slot: &Arc<Slot<D>>| Arc::ptr_eq(slot, &running.from.slot);
+        self.change(|table| {
+            if table.by_source.get(source).is_some_and(same) {
+                table.by_source.remove(source);
+            } else if table.default.as_ref().is_some_and(same) {
+                table.default = None;
+            }
+        });
     }
 
     /// Drops all handlers, outside the lock.
     pub(super) fn clear(&self) {
-        let mut table = self.0.lock();
-        let old = (std::mem::take(&mut table.by_source), table.default.take());
-        drop(table);
+        let old = self.change(|table| (std::mem::take(&mut table.by_source), table.default.take()));
         drop(old);
     }
 }
@@ -220,14 +283,14 @@ mod tests {
             }),
             ("clear", |handlers, _| handlers.clear()),
             ("replaced while it runs", |handlers, a| {
-                let running = handlers.take(a).unwrap();
+                let running = handlers.take(a, None).unwrap();
                 assert!(handlers.replace(a.clone(), nothing).is_none());
-                running.put_back();
+                assert!(running.put_back(handlers).is_none());
             }),
             ("removed after it ran", |handlers, a| {
-                let running = handlers.take(a).unwrap();
+                let running = handlers.take(a, None).unwrap();
                 handlers.remove(a.as_str(), &running);
-                running.put_back();
+                assert!(running.put_back(handlers).is_none());
             }),
             ("default replaced", |handlers, a| {
                 let own = handlers.unregister(a);
@@ -256,12 +319,38 @@ mod tests {
         let a = source("a");
         let handlers = Handlers::new(None);
         handlers.register(a.clone(), nothing).unwrap();
-        let old = handlers.take(&a).unwrap();
-        let slot = Arc::clone(&old.slot);
+        let old = handlers.take(&a, None).unwrap();
+        let slot = Arc::clone(&old.from.slot);
         handlers.replace(a.clone(), nothing);
         handlers.remove(a.as_str(), &old);
-        old.put_back();
-        let new = handlers.take(&a).unwrap();
-        assert!(!Arc::ptr_eq(&slot, &new.slot));
+        assert!(old.put_back(&handlers).is_none());
+        let new = handlers.take(&a, None).unwrap();
+        assert!(!Arc::ptr_eq(&slot, &new.from.slot));
+    }
+
+    #[test]
+    fn the_slot_used_last_is_used_again_until_the_table_is_changed() {
+        let (a, b) = (source("a"), source("b"));
+        let handlers = Handlers::new(Some(Box::new(nothing)));
+        let known = |last| {
+            let running: Running<()> = handlers.take(&a, last).unwrap();
+            let slot = Arc::as_ptr(&running.from.slot);
+            (slot, running.put_back(&handlers))
+        };
+        let (default, last) = known(None);
+        let (again, last) = known(last);
+        assert_eq!(default, again);
+        handlers.register(a.clone(), nothing).unwrap();
+        let (own, last) = known(last);
+        assert_ne!(own, default);
+        let other = handlers.take(&b, last).unwrap();
+        assert_eq!(Arc::as_ptr(&other.from.slot), default);
+        let (own_again, last) = known(other.put_back(&handlers));
+        assert_eq!(own, own_again);
+        assert!(
+            handlers.unregister(&a).is_some(),
+            "it is not kept from its owner"
+        );
+        assert_eq!(known(last).0, default);
     }
 }

@@ -14,39 +14,117 @@
 //! message of the queue comes first, so that no handler can keep the queue
 //! waiting for good.
 //!
+//! # Processes
+//! Child processes post to a listener, too. The parent opens it with
+//! [`endpoint`](Listener::endpoint), which says what the environment of a child
+//! is to hold; a Rust child posts through a [`child::Sender`], and one in any
+//! other language writes frames of JSON to a socket. A child has a connection
+//! of its own and names its source once:
+//!
+//! ```no_run
+//! use std::process::Command;
+//! use interplay::listener::{BoxError, End, Handler, Listener, Message, Source};
+//!
+//! struct Monitor;
+//!
+//! impl Handler<serde_json::Value> for Monitor {
+//!     fn handle(&mut self, message: Message) -> Result<(), BoxError> {
+//!         println!("{}: {} {}", message.source, message.cmd, message.data);
+//!         Ok(())
+//!     }
+//!
+//!     fn gone(&mut self, source: &Source, end: &End) {
+//!         match end {
+//!             End::Bye => println!("{source} is done"),
+//!             end => println!("{source} is lost: {end}"),
+//!         }
+//!     }
+//! }
+//!
+//! let listener = Listener::builder().name("monitor").default_handler(Monitor).start()?;
+//! let endpoint = listener.endpoint()?;
+//! let mut trainer = Command::new("./trainer").envs(endpoint.env()).spawn()?;
+//! trainer.wait()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! - **Order.** The messages of a connection are handled in the order of their
+//!   posts, then its handler's [`gone`](Handler::gone) is called, once, with
+//!   how the connection [ended](End): a child that crashes, is killed, even in
+//!   the middle of a message, or breaks the rules harms nobody else.
+//! - **Who.** Only who has the token is let in, and each source once at a time;
+//!   all others are [refused](Refused), told why, and counted.
+//! - **Data.** A message whose data is not of the listener's type is dropped and
+//!   counted as [unreadable](Stats::unreadable); its child is not told, and goes on.
+//! - **Bounds.** One child holds at most a quarter of the queue; then nothing
+//!   more is read from it, its socket fills, and its posts wait.
+//! - **Stop.** Children are told and their posts fail. What they had sent is
+//!   still read, for a bounded time, and handled; then each is gone, and the
+//!   listener ends.
+//!
+//! ## Frames
+//! For children in other languages. A frame is the length of its JSON in four
+//! bytes, big end first, then one JSON object without NaN; keys that are not
+//! listed here are ignored. Data is at most 126 levels deep.
+//!
+//! | Frame | From | JSON |
+//! |---|---|---|
+//! | hello | child, first | `{"interplay": 1, "token": "…", "source": "task 7", "pid": 4711}`; `pid` is optional |
+//! | welcome | listener | `{"ok": true, "max_frame": 16777216}` |
+//! | refused | listener, last | `{"ok": false, "reason": "bad_token", "message": "…"}` |
+//! | message | child | `{"cmd": "set_item", "data": …}`; without `data` it is null |
+//! | bye | child, last | `{"bye": true}` |
+//! | closing | listener, last | `{"closing": true}` |
+//!
+//! The address of the socket is in `INTERPLAY_LISTENER`: the path of a UNIX
+//! socket, or `tcp:` with an IP address and a port. The token is in
+//! `INTERPLAY_LISTENER_TOKEN`.
+//!
 //! # What is not here
 //! There is no restart: a stopped listener is gone, a new one is one line.
 //! There is no pool of handlers: a slow handler holds up all sources, so one
 //! that has much to do sends it on to a thread of its own.
 
 mod builder;
+pub mod child;
+mod connection;
 mod dispatch;
+mod end;
+mod endpoint;
 mod error;
+mod frame;
 mod handlers;
 mod message;
 mod queue;
 mod sender;
+mod transport;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 
 use crate::lifecycle::{GRACE, Thread};
 
 pub use builder::{Builder, CAPACITY};
+pub use end::{End, Refused};
+pub use endpoint::Endpoint;
 pub use error::{BadSource, BoxError, Error, PostError, Reason, Taken};
 pub use handlers::Handler;
 pub use message::{Message, Source};
 pub use sender::{Sender, Stopper};
+pub use transport::Transport;
 
+use endpoint::Door;
 use handlers::Handlers;
 use queue::Queue;
 
 /// A running listener: one thread, one queue, and handlers by source.
 ///
-/// It owns one thread, named in the [`Builder`]. All methods take `&self` and
+/// It owns one thread, named in the [`Builder`], and if it is open to child
+/// processes, one that accepts them and one for each that is connected. All methods take `&self` and
 /// may be called from any thread; all but [`shutdown`](Self::shutdown) may be
 /// called from inside a handler too and return at once. A handler that changes
 /// the registrations holds a `Weak<Listener>`: one that holds an `Arc` keeps
@@ -84,6 +162,7 @@ pub struct Listener<D = serde_json::Value> {
     name: String,
     queue: Arc<Queue<D>>,
     handlers: Arc<Handlers<D>>,
+    door: Arc<Door>,
     /// None once the thread was joined, or left to itself by a shutdown.
     thread: Mutex<Option<Thread>>,
 }
@@ -156,7 +235,22 @@ impl<D> Listener<D> {
     where
         D: Send + 'static,
     {
-        Stopper::new(self.queue.clone())
+        Stopper::new(self.queue.clone(), Arc::clone(&self.door))
+    }
+
+    /// Opens the listener to child processes; the endpoint says how they reach it.
+    ///
+    /// The first call makes the socket and starts the thread that accepts; later ones give the same
+    /// endpoint. See the [module](self#processes) for what a child does with it.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] after a stop, [`Error::NoSocket`] and [`Error::NoThread`] if the system
+    /// has none to give; a later call tries again.
+    pub fn endpoint(&self) -> Result<Endpoint, Error>
+    where
+        D: DeserializeOwned + Send + 'static,
+    {
+        self.door.open(&self.queue)
     }
 
     /// What the listener has done so far.
@@ -179,12 +273,17 @@ impl<D> Listener<D> {
     ///
     /// # Blocking
     /// Until the thread has ended: at most `limit`, plus a tenth of a second for
-    /// a handler that still runs, or five seconds for the handlers' own drops.
+    /// a handler that still runs, or five seconds for the handlers' own drops;
+    /// and until the threads of child processes have, which is at once unless
+    /// making data of their JSON takes long, at most five seconds.
     pub fn shutdown(&self, limit: Duration) -> Result<Report, Error> {
         if self.queue.is_own_thread() {
             return Err(Error::FromHandler);
         }
+        self.queue.close();
+        self.door.close();
         let (ended, lost) = self.queue.finish(Instant::now().checked_add(limit));
+        let held = self.door.join(Instant::now() + GRACE);
         let thread = self.thread.lock().take();
         if let Some(mut thread) = thread {
             // An ended queue leaves the thread nothing but its own exit.
@@ -205,7 +304,7 @@ impl<D> Listener<D> {
         Ok(Report {
             handled,
             dropped,
-            still_running: (!ended).then(|| name.clone()),
+            still_running: (!ended).then(|| name.clone()).or(held),
         })
     }
 }
@@ -216,6 +315,8 @@ impl<D> Drop for Listener<D> {
         if !reported && self.shutdown(GRACE).is_err() {
             // A handler was the last owner; the thread ends after it, unjoined.
             self.queue.close();
+            self.door.close();
+            self.door.leave();
         }
     }
 }
@@ -240,13 +341,21 @@ pub struct Stats {
     pub handled: u64,
     /// Those of `handled` whose handler returned an error or panicked.
     pub failed: u64,
-    /// Messages no handler was called with: the unclaimed ones, and what was
-    /// queued when a shutdown reached its limit.
+    /// Messages no handler was called with: the unclaimed and the unreadable ones, what was queued
+    /// when a shutdown reached its limit, and what of a child was read and not
+    /// queued by then.
     pub dropped: u64,
     /// Those of `dropped` that no handler was registered for.
     pub unclaimed: u64,
+    /// Those of `dropped` that a child process has posted with data that is not of the listener's
+    /// type.
+    pub unreadable: u64,
     /// Messages that wait for their turn.
     pub queued: usize,
+    /// Connections of child processes that were turned away or cut off.
+    pub refused: u64,
+    /// Child processes that are connected.
+    pub connections: usize,
 }
 
 /// What [`Listener::shutdown`] did.
@@ -258,7 +367,8 @@ pub struct Report {
     /// Messages dropped in the listener's whole life, see [`Stats::dropped`].
     pub dropped: u64,
     /// The name of the listener's thread if a handler still runs on it. The
-    /// message it has is in neither count.
+    /// message it has is in neither count. Or that of a child's thread, if making
+    /// data of its JSON has not come to an end.
     pub still_running: Option<String>,
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::endpoint::Door;
 use super::error::PostError;
 use super::message::Message;
 use super::queue::{Queue, Wait};
@@ -86,6 +87,7 @@ impl<D> fmt::Debug for Sender<D> {
 #[derive(Clone)]
 pub struct Stopper {
     close: Arc<dyn Close>,
+    door: Arc<Door>,
 }
 
 /// What of a queue does not depend on the type of its data.
@@ -100,18 +102,21 @@ impl<D: Send> Close for Queue<D> {
 }
 
 impl Stopper {
-    pub(super) fn new<D: Send + 'static>(queue: Arc<Queue<D>>) -> Self {
-        Self { close: queue }
+    pub(super) fn new<D: Send + 'static>(queue: Arc<Queue<D>>, door: Arc<Door>) -> Self {
+        Self { close: queue, door }
     }
 
     /// Stops the listener: posts fail from now on, messages that were accepted
     /// are still handled, then the handlers are dropped and the thread ends.
+    /// Child processes are told and cut off once what they had sent is read,
+    /// see [`Builder::drain_timeout`](super::Builder::drain_timeout).
     ///
     /// Returns at once; to wait for the end, use
     /// [`Listener::shutdown`](super::Listener::shutdown). Stopping again has no
     /// effect.
     pub fn stop(&self) {
         self.close.close();
+        self.door.close();
     }
 }
 

@@ -1,4 +1,7 @@
-//! Every public call from inside a handler and from its drop.
+//! Every public call from inside a handler: from a message, from the end of a child, and from the
+//! handler's drop.
+
+use interplay::listener::{End, child};
 
 use super::*;
 
@@ -39,6 +42,13 @@ const CALLS: &[Call] = &[
     ("post", true, |i| i.sender.post(plain("own", "c")).unwrap()),
     ("try_post", true, |i| i.sender.try_post(plain("own", "c")).unwrap()),
     ("post_timeout", true, |i| i.sender.post_timeout(plain("own", "c"), Duration::MAX).unwrap()),
+    ("endpoint", true, |i| drop(i.listener().endpoint().unwrap())),
+    ("endpoint and a child of its own", true, |i| {
+        let [(_, address), (_, token)] = i.listener().endpoint().unwrap().env();
+        let inner = child::Sender::connect(&address, &token, "inner").unwrap();
+        inner.post("c", &1).unwrap();
+        inner.close().unwrap();
+    }),
     ("shutdown", true, |i| assert!(i.listener().shutdown(LONG).is_err())),
     ("drop of a clone of the last owner", true, |i| drop(i.listener())),
     ("another listener", true, |_| {
@@ -47,23 +57,36 @@ const CALLS: &[Call] = &[
         assert_eq!(other.shutdown(LONG).unwrap().handled, 1);
     }),
     ("stop", false, |i| i.stopper.stop()),
+    ("stop and endpoint", false, |i| {
+        i.stopper.stop();
+        assert!(matches!(i.listener().endpoint(), Err(Error::Stopped)));
+    }),
     ("stop and post", false, |i| {
         i.stopper.stop();
         assert_eq!(i.sender.post(plain("own", "c")).unwrap_err().reason, Reason::Closed);
     }),
 ];
 
-/// Makes its call when it handles a message, or when it is dropped.
+/// When a handler makes its call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum When {
+    Handling,
+    Dropped,
+    Gone,
+}
+
 struct Calls {
     inside: Inside,
     call: fn(&Inside),
-    when_dropped: bool,
-    done: crossbeam_channel::Sender<()>,
+    when: When,
+    begun: crossbeam_channel::Sender<()>,
     entered: Receiver<()>,
+    done: crossbeam_channel::Sender<()>,
 }
 
 impl Calls {
     fn call(&mut self) {
+        self.begun.send(()).unwrap();
         self.entered.recv_timeout(LONG).unwrap();
         (self.call)(&self.inside);
         self.done.send(()).unwrap();
@@ -72,21 +95,27 @@ impl Calls {
 
 impl Handler<Value> for Calls {
     fn handle(&mut self, message: Message) -> Result<(), BoxError> {
-        if self.when_dropped {
+        if self.when == When::Dropped {
             // Unregistered while it runs, so it is dropped on this thread.
             let listener = self.inside.listener();
             listener.unregister(&message.source);
             listener.clear_default();
-        } else if message.cmd == "go" {
+        } else if self.when == When::Handling && message.cmd == "go" {
             self.call();
         }
         Ok(())
+    }
+
+    fn gone(&mut self, source: &Source, _: &End) {
+        if self.when == When::Gone && source.as_str() == "self" {
+            self.call();
+        }
     }
 }
 
 impl Drop for Calls {
     fn drop(&mut self) {
-        if self.when_dropped {
+        if self.when == When::Dropped {
             self.call();
         }
     }
@@ -96,11 +125,11 @@ impl Drop for Calls {
 fn every_call_works_from_inside_a_handler_and_from_its_drop() {
     for &(name, goes_on, call) in CALLS {
         for as_default in [false, true] {
-            for when_dropped in [false, true] {
-                let case = format!("{name}, default {as_default}, dropped {when_dropped}");
+            for when in [When::Handling, When::Dropped, When::Gone] {
+                let case = format!("{name}, default {as_default}, {when:?}");
                 let (send, receive) = bounded(1);
                 thread("case", move || {
-                    one_call(call, goes_on, as_default, when_dropped);
+                    one_call(call, goes_on, as_default, when);
                     send.send(()).unwrap();
                 });
                 assert_eq!(receive.recv_timeout(LONG), Ok(()), "{case}");
@@ -109,10 +138,11 @@ fn every_call_works_from_inside_a_handler_and_from_its_drop() {
     }
 }
 
-fn one_call(call: fn(&Inside), goes_on: bool, as_default: bool, when_dropped: bool) {
+fn one_call(call: fn(&Inside), goes_on: bool, as_default: bool, when: When) {
     let listener = Arc::new(Listener::builder().capacity(1).start().unwrap());
-    let (done, is_done) = bounded(1);
+    let (begin, begun) = bounded(1);
     let (enter, entered) = bounded(1);
+    let (done, is_done) = bounded(1);
     let handler = Calls {
         inside: Inside {
             listener: Arc::downgrade(&listener),
@@ -121,9 +151,10 @@ fn one_call(call: fn(&Inside), goes_on: bool, as_default: bool, when_dropped: bo
             source: source("self"),
         },
         call,
-        when_dropped,
-        done,
+        when,
+        begun: begin,
         entered,
+        done,
     };
     listener.register(source("other"), nothing).unwrap();
     if as_default {
@@ -132,8 +163,14 @@ fn one_call(call: fn(&Inside), goes_on: bool, as_default: bool, when_dropped: bo
         listener.register(source("self"), handler).unwrap();
     }
     let sender = listener.sender();
-    sender.post(plain("self", "go")).unwrap();
-    // Accepted once the first is running: the queue is full during the call.
+    if when == When::Gone {
+        let endpoint = listener.endpoint().unwrap();
+        drop(raw::Invitation::new(endpoint.env()).admitted("self"));
+    } else {
+        sender.post(plain("self", "go")).unwrap();
+    }
+    begun.recv_timeout(LONG).unwrap();
+    // The queue is full during the call.
     sender.post(plain("other", "queued")).unwrap();
     enter.send(()).unwrap();
     is_done.recv_timeout(LONG).unwrap();
@@ -141,8 +178,9 @@ fn one_call(call: fn(&Inside), goes_on: bool, as_default: bool, when_dropped: bo
     let report = listener.shutdown(LONG).unwrap();
     assert_eq!(report.still_running, None);
     assert_eq!(listener.stats().failed, 0);
-    let others = report.handled + report.dropped;
-    assert!(others >= 2 + u64::from(goes_on), "{report:?}");
+    let own = u64::from(when != When::Gone);
+    let all = report.handled + report.dropped;
+    assert!(all > own + u64::from(goes_on), "{report:?}");
 }
 
 #[test]

@@ -1,15 +1,27 @@
 //! What the listener promises, through its public interface. `lis-..` are the
-//! scenarios recorded from the original; the defects that concern one process
-//! are here with the behaviour they should have had.
+//! scenarios recorded from the original, with the behaviour that its defects
+//! should have had; all of them are played in `scenarios`. Children are real
+//! programs, or a few lines that speak the frames by hand.
 
 #![allow(clippy::unwrap_used, reason = "what the tests share is test code too")]
 
+mod admission;
 mod bounds;
+mod breach;
+mod child;
+mod closing;
 mod dispatch;
+mod ends;
 mod failures;
+mod flow;
 mod inside;
 mod many;
 mod order;
+mod raw;
+mod rig;
+mod roles;
+mod scenarios;
+mod sending;
 mod stop;
 
 use std::collections::HashSet;
