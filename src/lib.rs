@@ -7,6 +7,7 @@ mod lifecycle;
 pub mod listener;
 mod liveness;
 pub mod master;
+pub mod pool;
 #[cfg(unix)]
 pub mod protocol;
 #[cfg(unix)]

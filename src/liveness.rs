@@ -35,6 +35,11 @@ impl<K: Copy + Eq + Hash> Liveness<K> {
         }
     }
 
+    /// When `key`, if it is watched, was last heard of.
+    pub(crate) fn last(&self, key: K) -> Option<Instant> {
+        self.heard.get(&key).copied()
+    }
+
     /// Watches `key` no more.
     pub(crate) fn forget(&mut self, key: K) {
         self.heard.remove(&key);

@@ -111,6 +111,8 @@ pub enum Loss {
     Disconnected,
     /// The master was shut down.
     Stopped,
+    /// The slave did not answer the offer of the task, which it may have got.
+    Unanswered,
 }
 
 impl fmt::Display for Loss {
@@ -120,6 +122,7 @@ impl fmt::Display for Loss {
             Self::Forgotten => f.write_str("the slave does not know this master any more"),
             Self::Disconnected => f.write_str("disconnected"),
             Self::Stopped => f.write_str("the master was shut down"),
+            Self::Unanswered => f.write_str("no answer to the offer of the task"),
         }
     }
 }

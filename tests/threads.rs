@@ -58,7 +58,7 @@ fn ports_are_made_general() {
     for (name, expected) in table {
         assert_eq!(general(name), expected);
     }
-    assert_eq!(listed().len(), 18);
+    assert_eq!(listed().len(), 20);
 }
 
 /// A request whose body is not coming.
@@ -135,6 +135,12 @@ fn every_thread_has_a_name_that_readme_lists() {
             .new_connection("w", &slave.local_addr().to_string())
             .unwrap();
         worker.connect().unwrap();
+        let pool = own_master.pool().start().unwrap();
+        let pooled = Peer::start();
+        let none: [&str; 0] = [];
+        pool.add_slave("pooled", &pooled.addr().to_string(), none)
+            .unwrap();
+        pool.wait_for(1, LIMIT).unwrap();
         let silent = Peer::start();
         silent.always("DELETE /disconnect", Act::Silent);
         own_master
@@ -176,6 +182,7 @@ fn every_thread_has_a_name_that_readme_lists() {
             eventually(LIMIT, || threads().contains(name)); // they name themselves
         }
         look();
+        drop(pool);
         let goodbye = format!("m{}-goodbye", own_master.local_addr().port());
         let closing = spawn("closing", move || own_master.close());
         eventually(LIMIT, || threads().contains(&goodbye));

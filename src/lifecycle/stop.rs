@@ -27,6 +27,13 @@ impl Stop {
         }
     }
 
+    /// A signal that is stopped already.
+    pub(crate) fn stopped() -> Self {
+        let stop = Self::new();
+        stop.stop();
+        stop
+    }
+
     /// Stops; true for the call that did it.
     pub(crate) fn stop(&self) -> bool {
         self.sender.lock().take().is_some()

@@ -15,15 +15,18 @@ use serde_json::Value;
 
 use super::core::{Asked, Core, Failure};
 use super::error::Error;
+use super::handle::Missed;
 use super::hooks;
 use super::job::Job;
 use super::slaves::Peer;
 use super::task::Task;
 use crate::http::{self, Method, Retry};
+use crate::listener::Source;
 use crate::task::Loss;
 use crate::wire::address::Address;
 use crate::wire::body::{self, ConnectRequest, DisconnectRequest, TaskRequest};
-use crate::wire::{Refusal, Reply, SlaveCode};
+use crate::wire::token::Token;
+use crate::wire::{Reply, SlaveCode};
 
 /// Requests beyond this many bytes may break off unread where they are refused.
 const UNREAD: usize = 128 << 10;
@@ -40,13 +43,36 @@ const UNHEARD_LIMIT: Duration = Duration::from_secs(3);
 /// for it is `SlaveConnectionProxy`.
 #[derive(Clone)]
 pub struct Connection {
-    peer: Arc<Peer>,
-    core: Arc<Core>,
+    pub(super) peer: Arc<Peer>,
+    pub(super) core: Arc<Core>,
 }
 
 impl Connection {
     pub(super) fn new(peer: Arc<Peer>, core: Arc<Core>) -> Self {
         Self { peer, core }
+    }
+
+    /// Makes a connection; see [`Master::new_connection`](super::Master::new_connection).
+    pub(super) fn open(core: &Arc<Core>, name: String, address: &str) -> Result<Self, Error> {
+        core.check_running()?;
+        let source = Source::try_from(name.as_str()).map_err(|error| Error::Setting {
+            setting: "name",
+            reason: error.to_string(),
+        })?;
+        let address = Address::of_slave(address).and_then(Address::reachable);
+        let address = address.map_err(|source| Error::BadAddress { source })?;
+        if core.slaves.is_taken(&name) {
+            return Err(Error::NameTaken { name });
+        }
+        let token = Token::random().map_err(|source| Error::Start { source })?;
+        let peer = Peer {
+            id: core.next_id(),
+            name,
+            source,
+            address,
+            token,
+        };
+        Ok(Self::new(Arc::new(peer), core.clone()))
     }
 
     /// The name it has in its master. It never travels.
@@ -84,6 +110,11 @@ impl Connection {
     /// Until the slave has answered, at most for the request timeout of the
     /// [builder](super::Builder::request_timeout), plus the hooks.
     pub fn connect(&self) -> Result<Value, Error> {
+        self.connect_as(&self.core.settings.retry, false)
+    }
+
+    /// Connects; one who is `patient` leaves a slave alone that is still to report a task of an earlier time.
+    pub(super) fn connect_as(&self, retry: &Retry, patient: bool) -> Result<Value, Error> {
         self.core.check_running()?;
         // Whether the slave may believe that it is connected to us.
         let mut doubtful = self.core.slaves.reserve(&self.peer)?;
@@ -91,7 +122,7 @@ impl Connection {
             self.core.hooks.before_connect(self.name())
         });
         let data = data.inspect_err(|_| self.not_connected(doubtful))?;
-        match self.send_connect(&data, &mut doubtful) {
+        match self.send_connect(&data, &mut doubtful, retry, patient) {
             Ok(_) if !self.core.slaves.connected_now(self.peer.id, Instant::now()) => {
                 Err(Error::Stopped)
             }
@@ -125,7 +156,13 @@ impl Connection {
         }
     }
 
-    fn send_connect(&self, data: &Value, doubtful: &mut bool) -> Result<Reply, Failure> {
+    fn send_connect(
+        &self,
+        data: &Value,
+        doubtful: &mut bool,
+        retry: &Retry,
+        patient: bool,
+    ) -> Result<Reply, Failure> {
         let address = match &self.core.settings.my_address {
             Some(address) => address.clone(),
             None => self
@@ -136,20 +173,23 @@ impl Connection {
                 })?,
         };
         let request = ConnectRequest::write(&address, data);
-        let asked = self.ask(Method::Post, "/connect", &request)?;
+        let asked = self.ask(Method::Post, "/connect", &request, retry)?;
         let taken = matches!(&asked.answer, Err(no) if no.code == SlaveCode::SlaveAlreadyConnected);
         *doubtful = asked.repeated || *doubtful && taken;
         // It may be connected to us: our first attempt was answered into the void, or we gave it up.
         // Only our token can end that connection.
-        if taken && *doubtful {
+        let may_ask = || !patient || !self.core.slaves.owes(self.peer.id, Instant::now());
+        if taken && *doubtful && may_ask() {
             let goodbye = DisconnectRequest::write(&Value::Null);
             let gone = self
-                .ask(Method::Delete, "/disconnect", &goodbye)?
+                .ask(Method::Delete, "/disconnect", &goodbye, retry)?
                 .answer
                 .is_ok();
             if gone {
                 *doubtful = false;
-                return Ok(self.ask(Method::Post, "/connect", &request)?.answer?);
+                return Ok(self
+                    .ask(Method::Post, "/connect", &request, retry)?
+                    .answer?);
             }
         }
         Ok(asked.answer?)
@@ -204,6 +244,10 @@ impl Connection {
     /// # Blocking
     /// Like [`connect`](Connection::connect).
     pub fn disconnect(&self) -> Result<Value, Error> {
+        self.disconnect_as(&self.core.settings.retry)
+    }
+
+    pub(super) fn disconnect_as(&self, retry: &Retry) -> Result<Value, Error> {
         self.core.slaves.leave(&self.peer)?;
         let data = match hooks::needed("before_disconnect", || {
             self.core.hooks.before_disconnect(self.name())
@@ -214,10 +258,9 @@ impl Connection {
                 return Err(error);
             }
         };
-        let retry = self.core.settings.retry;
         match self
             .core
-            .send_disconnect(&self.peer, &data, &retry, &Loss::Disconnected)
+            .send_disconnect(&self.peer, &data, retry, &Loss::Disconnected)
         {
             Ok(reply) => {
                 log::info!("slave {}: disconnected", self.peer.name);
@@ -242,12 +285,18 @@ impl Connection {
     /// [`Error::Unserializable`] if `data` is not expressible in JSON, for instance a map with keys that are no text.
     pub fn new_task(&self, data: impl Serialize) -> Result<Task, Error> {
         let data = serde_json::to_value(data).map_err(|source| Error::Unserializable { source })?;
-        Ok(Task::new(self.clone(), data))
+        Ok(Task::of(self.clone(), Arc::new(Job::new(Arc::new(data)))))
     }
 
     /// Hands the job over to the slave, and sees to its state. The one place where a started task leaves the master.
-    pub(super) fn start(&self, job: &Arc<Job>) -> Result<(), Error> {
-        let error = match self.offer(job) {
+    ///
+    /// Beside what [`Hooks::error_new_task`](super::Hooks::error_new_task) makes of an error stands what it was.
+    pub(super) fn start_as(
+        &self,
+        job: &Arc<Job>,
+        retry: &Retry,
+    ) -> Result<(), (Missed, Result<(), Error>)> {
+        let failure = match self.hand_over(job, retry) {
             Ok(reply) => {
                 job.started();
                 hooks::optional("after_new_task", || {
@@ -257,19 +306,22 @@ impl Connection {
             }
             Err(StartFailure::Early(error)) => {
                 job.start_failed();
-                return Err(error);
+                return Err((Missed::early(&error), Err(error)));
             }
-            Err(StartFailure::Request(failure)) => failure.of(&self.peer),
+            Err(StartFailure::Request(failure)) => failure,
         };
         if !job.start_failed() && job.was_reported() {
             return Ok(()); // the slave had accepted, whatever became of its answer
         }
-        hooks::on_error("error_new_task", || {
+        let missed = Missed::at_slave(&failure);
+        let error = failure.of(&self.peer);
+        let told = hooks::on_error("error_new_task", || {
             self.core.hooks.error_new_task(self.name(), error)
-        })
+        });
+        Err((missed, told))
     }
 
-    fn offer(&self, job: &Arc<Job>) -> Result<Reply, StartFailure> {
+    fn hand_over(&self, job: &Arc<Job>, retry: &Retry) -> Result<Reply, StartFailure> {
         self.core.check_running().map_err(StartFailure::Early)?;
         let data = hooks::needed("before_new_task", || {
             self.core.hooks.before_new_task(self.name(), job.data())
@@ -278,12 +330,10 @@ impl Connection {
         self.core
             .open(&self.peer, job)
             .map_err(StartFailure::Early)?;
-        self.send_task(job, &data).map_err(|failure| {
+        self.send_task(job, &data, retry).map_err(|failure| {
             self.core.unopen(&self.peer, job);
-            if let Failure::Refused(Refusal {
-                code: SlaveCode::MasterTokenInvalid,
-                ..
-            }) = &failure
+            if let Failure::Refused { refusal, .. } = &failure
+                && refusal.code == SlaveCode::MasterTokenInvalid
             {
                 self.core.forgotten(&self.peer);
             }
@@ -291,9 +341,9 @@ impl Connection {
         })
     }
 
-    fn send_task(&self, job: &Job, data: &Value) -> Result<Reply, Failure> {
+    fn send_task(&self, job: &Job, data: &Value, retry: &Retry) -> Result<Reply, Failure> {
         let request = TaskRequest::write(job.id(), data);
-        let asked = match self.ask(Method::Post, "/task/new", &request) {
+        let asked = match self.ask(Method::Post, "/task/new", &request, retry) {
             Err(failure @ Failure::Transport(http::Error::Broken { .. }))
                 if request.len() > UNREAD =>
             {
@@ -311,7 +361,10 @@ impl Connection {
             {
                 Ok(refusal.into_reply())
             }
-            answer => Ok(answer?),
+            answer => answer.map_err(|refusal| Failure::Refused {
+                refusal,
+                repeated: asked.repeated,
+            }),
         }
     }
 
@@ -344,10 +397,14 @@ impl Connection {
         })
     }
 
-    fn ask(&self, method: Method, path: &str, request: &[u8]) -> Result<Asked, Failure> {
-        Ok(self
-            .core
-            .ask(&self.peer, method, path, request, &self.core.settings.retry)?)
+    fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        request: &[u8],
+        retry: &Retry,
+    ) -> Result<Asked, Failure> {
+        Ok(self.core.ask(&self.peer, method, path, request, retry)?)
     }
 }
 

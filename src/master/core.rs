@@ -49,7 +49,11 @@ pub(super) struct Asked {
 
 /// Why a request to a slave came to nothing.
 pub(super) enum Failure {
-    Refused(Refusal<SlaveCode>),
+    Refused {
+        refusal: Refusal<SlaveCode>,
+        /// Whether an earlier attempt may have arrived, and have been accepted.
+        repeated: bool,
+    },
     Transport(http::Error),
 }
 
@@ -57,7 +61,7 @@ impl Failure {
     pub(super) fn of(self, peer: &Peer) -> Error {
         let (name, address) = (peer.name.clone(), peer.address.to_string());
         match self {
-            Self::Refused(refusal) => Error::Refused {
+            Self::Refused { refusal, .. } => Error::Refused {
                 name,
                 address,
                 refusal: Box::new(refusal),
@@ -73,7 +77,7 @@ impl Failure {
 
     pub(super) fn may_have_arrived(&self) -> bool {
         match self {
-            Self::Refused(_) => false,
+            Self::Refused { repeated, .. } => *repeated,
             Self::Transport(error) => error.may_have_arrived(),
         }
     }
@@ -81,7 +85,10 @@ impl Failure {
 
 impl From<Refusal<SlaveCode>> for Failure {
     fn from(refusal: Refusal<SlaveCode>) -> Self {
-        Self::Refused(refusal)
+        Self::Refused {
+            refusal,
+            repeated: false,
+        }
     }
 }
 
@@ -154,13 +161,13 @@ impl Core {
             }) => match refusal.code {
                 SlaveCode::SlaveDisconnectionRefused => {
                     self.slaves.stay(peer.id, Instant::now());
-                    return Err(Failure::Refused(refusal));
+                    return Err(refusal.into());
                 }
                 // It does not know us: just what was wanted.
                 SlaveCode::MasterTokenInvalid | SlaveCode::SlaveNotConnected => {
                     Ok(refusal.into_reply())
                 }
-                _ => Err(Failure::Refused(refusal)),
+                _ => Err(refusal.into()),
             },
             Err(error) => {
                 let open = self.slaves.give_up(peer.id, Instant::now());

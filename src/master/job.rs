@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::mem;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -33,7 +33,7 @@ struct State {
 /// The part of a task that its slave's entry, the results thread and its owners share.
 pub(super) struct Job {
     id: Uuid,
-    data: Value,
+    data: Arc<Value>,
     state: Mutex<State>,
     moved: Condvar,
     /// Set once, with the final status, under the state's lock.
@@ -41,7 +41,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(data: Value) -> Self {
+    pub(super) fn new(data: Arc<Value>) -> Self {
         Self {
             id: Uuid::new_v4(),
             data,
@@ -69,6 +69,10 @@ impl Job {
     /// How it ended, if it was accepted and has.
     pub(super) fn outcome(&self) -> Option<&Outcome> {
         self.outcome.get()
+    }
+
+    pub(super) fn into_outcome(self) -> Option<Outcome> {
+        self.outcome.into_inner()
     }
 
     /// Makes the move if it is legal and wakes who waits for it.

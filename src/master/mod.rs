@@ -27,6 +27,7 @@ mod connection;
 mod core;
 mod endpoints;
 mod error;
+mod handle;
 mod hooks;
 mod job;
 mod results;
@@ -47,11 +48,9 @@ use self::builder::Settings;
 use self::core::Core;
 use self::endpoints::Endpoints;
 use self::results::Results;
-use self::slaves::{Peer, Slaves};
+use self::slaves::Slaves;
 use crate::http::{self, Client, Limits, Listener, Server};
 use crate::lifecycle::{Leftover, Stop, Threads, spawn};
-use crate::listener::Source;
-use crate::wire::address::Address;
 use crate::wire::ping;
 use crate::wire::route::Channel;
 use crate::wire::token::Token;
@@ -59,6 +58,7 @@ use crate::wire::token::Token;
 pub use self::builder::Builder;
 pub use self::connection::Connection;
 pub use self::error::{BoxError, Error, TaskError};
+pub(crate) use self::handle::{Handle, Missed};
 pub use self::hooks::Hooks;
 pub use self::task::Task;
 
@@ -171,26 +171,12 @@ impl Master {
         name: impl Into<String>,
         address: &str,
     ) -> Result<Connection, Error> {
-        self.core.check_running()?;
-        let name = name.into();
-        let source = Source::try_from(name.as_str()).map_err(|error| Error::Setting {
-            setting: "name",
-            reason: error.to_string(),
-        })?;
-        let address = Address::of_slave(address).and_then(Address::reachable);
-        let address = address.map_err(|source| Error::BadAddress { source })?;
-        if self.core.slaves.is_taken(&name) {
-            return Err(Error::NameTaken { name });
-        }
-        let token = Token::random().map_err(|source| Error::Start { source })?;
-        let peer = Peer {
-            id: self.core.next_id(),
-            name,
-            source,
-            address,
-            token,
-        };
-        Ok(Connection::new(Arc::new(peer), self.core.clone()))
+        Connection::open(&self.core, name.into(), address)
+    }
+
+    /// A way to make connections that does not keep the master.
+    pub(crate) fn handle(&self) -> Handle {
+        Handle::new(self.core.clone())
     }
 
     /// Whether a slave of that name is connected. The original's `name in master`.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::error::Error;
 use super::job::Job;
+use crate::lifecycle::Stop;
 use crate::listener::Source;
 use crate::liveness::Liveness;
 use crate::wire::address::Address;
@@ -58,10 +59,6 @@ enum Phase {
     /// Lost, or the connect or disconnect was never answered: it may still believe it is connected.
     GivenUp {
         since: Instant,
-        /// When it was heard of again.
-        revived: Option<Instant>,
-        /// Reports that may still come for tasks that ended as lost.
-        owed: usize,
     },
     /// Disconnected by agreement.
     Released {
@@ -80,12 +77,25 @@ struct Entry {
     peer: Arc<Peer>,
     phase: Phase,
     open: HashMap<Uuid, Arc<Job>>,
+    /// Reports that may still come for tasks that ended as lost, since it was connected last.
+    owed: usize,
+    /// When it was heard of again after it was given up.
+    revived: Option<Instant>,
+    /// Stopped when the connection that was made last has ended.
+    ended: Stop,
 }
 
 impl Entry {
     fn leave(&mut self) {
         let up = self.phase.is_up();
         self.phase = Phase::Leaving { up };
+    }
+
+    /// Whether it may still be at work on a task that was given up with it. A Python slave that is
+    /// disconnected while it works is unusable afterwards.
+    fn is_owed(&self, now: Instant) -> bool {
+        let may_work = |revived: Instant| now.saturating_duration_since(revived) <= OWED_FOR;
+        self.owed > 0 && self.revived.is_none_or(may_work)
     }
 
     fn take_open(&mut self) -> Vec<Arc<Job>> {
@@ -105,6 +115,7 @@ struct Maps {
 impl Maps {
     fn remove(&mut self, id: Id) {
         if let Some(entry) = self.entries.remove(&id) {
+            entry.ended.stop();
             self.tokens.remove(&entry.peer.token);
             self.unname(id, &entry.peer.name);
         }
@@ -125,6 +136,7 @@ impl Maps {
             return Vec::new();
         };
         entry.phase = phase;
+        entry.ended.stop();
         let (open, peer) = (entry.take_open(), entry.peer.clone());
         self.unname(id, &peer.name);
         open
@@ -132,15 +144,11 @@ impl Maps {
 
     /// Ends a connection of which the slave does not know; the tasks that were open there.
     fn give_up(&mut self, id: Id, now: Instant) -> Vec<Arc<Job>> {
-        let owed = self.entries.get(&id).map_or(0, |entry| entry.open.len());
-        self.end(
-            id,
-            Phase::GivenUp {
-                since: now,
-                revived: None,
-                owed,
-            },
-        )
+        let open = self.end(id, Phase::GivenUp { since: now });
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.owed += open.len();
+        }
+        open
     }
 
     fn phase(&self, id: Id) -> Option<Phase> {
@@ -217,10 +225,14 @@ impl Slaves {
         }
         maps.names.insert(name(), peer.id);
         maps.tokens.insert(peer.token.clone(), peer.id);
+        let before = maps.entries.get(&peer.id);
         let entry = Entry {
             peer: peer.clone(),
             phase: Phase::Connecting,
             open: HashMap::new(),
+            owed: before.map_or(0, |entry| entry.owed),
+            revived: before.and_then(|entry| entry.revived),
+            ended: Stop::new(),
         };
         maps.entries.insert(peer.id, entry);
         Ok(given_up)
@@ -233,6 +245,8 @@ impl Slaves {
             return false;
         };
         entry.phase = Phase::Connected;
+        entry.owed = 0;
+        entry.revived = None;
         maps.liveness.watch(id, now);
         true
     }
@@ -245,6 +259,41 @@ impl Slaves {
     /// Nobody knows whether the slave believes it is connected: its token stays good.
     pub(super) fn give_up(&self, id: Id, now: Instant) -> Vec<Arc<Job>> {
         self.maps.lock().give_up(id, now)
+    }
+
+    /// Gives up a connected slave of its own accord, one that may have taken `unanswered` offers with it.
+    pub(super) fn drop_connected(&self, id: Id, unanswered: usize, now: Instant) -> Vec<Arc<Job>> {
+        let mut maps = self.maps.lock();
+        if maps.phase(id) != Some(Phase::Connected) {
+            return Vec::new();
+        }
+        let open = maps.give_up(id, now);
+        if let Some(entry) = maps.entries.get_mut(&id) {
+            entry.owed += unanswered;
+        }
+        open
+    }
+
+    /// Whether a slave that has just answered may still be at work on a task that was given up with it.
+    pub(super) fn owes(&self, id: Id, now: Instant) -> bool {
+        let mut maps = self.maps.lock();
+        let entry = maps.entries.get_mut(&id);
+        entry.is_some_and(|entry| {
+            entry.revived.get_or_insert(now);
+            entry.is_owed(now)
+        })
+    }
+
+    /// Stopped when the connection that was made last has ended.
+    pub(super) fn ended(&self, id: Id) -> Stop {
+        let maps = self.maps.lock();
+        let entry = maps.entries.get(&id);
+        entry.map_or_else(Stop::stopped, |entry| entry.ended.clone())
+    }
+
+    /// When a connected slave was last heard of.
+    pub(super) fn last_beat(&self, id: Id) -> Option<Instant> {
+        self.maps.lock().liveness.last(id)
     }
 
     /// Begins a disconnect, of a slave that is connected or was given up.
@@ -315,11 +364,7 @@ impl Slaves {
         for (id, entry) in &maps.entries {
             match entry.phase {
                 Phase::Released { until } if until <= now => over.push(*id),
-                Phase::GivenUp {
-                    since,
-                    revived: None,
-                    ..
-                } => given_up.push((since, *id)),
+                Phase::GivenUp { since } if entry.revived.is_none() => given_up.push((since, *id)),
                 _ => {}
             }
         }
@@ -334,25 +379,20 @@ impl Slaves {
 
     /// Given-up slaves that were heard of again and can be told; each is leaving from now on.
     pub(super) fn take_revived(&self, now: Instant) -> Vec<Arc<Peer>> {
-        self.take_leaving(|phase| match phase {
-            // A Python slave that is disconnected while it works is unusable afterwards.
-            Phase::GivenUp {
-                revived: Some(revived),
-                owed,
-                ..
-            } => owed == 0 || now.saturating_duration_since(revived) > OWED_FOR,
-            _ => false,
+        self.take_leaving(|entry| {
+            let given_up = matches!(entry.phase, Phase::GivenUp { .. });
+            given_up && entry.revived.is_some() && !entry.is_owed(now)
         })
     }
 
     /// Everyone to say goodbye to at the end; each is leaving from now on.
     pub(super) fn take_connected(&self) -> Vec<Arc<Peer>> {
-        self.take_leaving(|phase| phase == Phase::Connected)
+        self.take_leaving(|entry| entry.phase == Phase::Connected)
     }
 
-    fn take_leaving(&self, who: impl Fn(Phase) -> bool) -> Vec<Arc<Peer>> {
+    fn take_leaving(&self, who: impl Fn(&Entry) -> bool) -> Vec<Arc<Peer>> {
         let mut maps = self.maps.lock();
-        let leaving = maps.entries.values_mut().filter(|entry| who(entry.phase));
+        let leaving = maps.entries.values_mut().filter(|entry| who(entry));
         leaving
             .map(|entry| {
                 entry.leave();
@@ -381,12 +421,10 @@ impl Slaves {
         let mut maps = self.maps.lock();
         let id = *maps.tokens.get(token)?;
         maps.liveness.heard(id, now);
-        if let Some(Entry {
-            phase: Phase::GivenUp { revived, .. },
-            ..
-        }) = maps.entries.get_mut(&id)
+        if let Some(entry) = maps.entries.get_mut(&id)
+            && matches!(entry.phase, Phase::GivenUp { .. })
         {
-            revived.get_or_insert(now);
+            entry.revived.get_or_insert(now);
         }
         Some(id)
     }
@@ -410,10 +448,10 @@ impl Slaves {
     pub(super) fn claim(&self, id: Id, task: Uuid) -> Option<(Source, Arc<Job>)> {
         let mut maps = self.maps.lock();
         let entry = maps.entries.get_mut(&id)?;
-        if let Phase::GivenUp { owed, .. } = &mut entry.phase {
-            *owed = owed.saturating_sub(1);
-        }
-        let job = entry.open.remove(&task)?;
+        let Some(job) = entry.open.remove(&task) else {
+            entry.owed = entry.owed.saturating_sub(1);
+            return None;
+        };
         Some((entry.peer.source.clone(), job))
     }
 

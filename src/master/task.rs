@@ -30,11 +30,8 @@ pub struct Task {
 }
 
 impl Task {
-    pub(super) fn new(connection: Connection, data: Value) -> Self {
-        Self {
-            job: Arc::new(Job::new(data)),
-            connection,
-        }
+    pub(super) fn of(connection: Connection, job: Arc<Job>) -> Self {
+        Self { job, connection }
     }
 
     /// The id under which the task travels.
@@ -125,8 +122,21 @@ impl Task {
     /// [builder](super::Builder::request_timeout), plus the hooks.
     pub fn start(self) -> Result<Self, Error> {
         self.job.begin()?;
-        self.connection.start(&self.job)?;
-        Ok(self)
+        let retry = &self.connection.core.settings.retry;
+        match self.connection.start_as(&self.job, retry) {
+            Ok(()) | Err((_, Ok(()))) => Ok(self),
+            Err((_, Err(error))) => Err(error),
+        }
+    }
+
+    /// Waits for the end; none if the start failed.
+    pub(crate) fn into_outcome(self) -> Option<Outcome> {
+        self.job.wait(None);
+        match Arc::try_unwrap(self.job) {
+            Ok(job) => job.into_outcome(),
+            // Whoever has ended it is about to let it go.
+            Err(job) => job.outcome().cloned(),
+        }
     }
 
     /// Waits for the end and returns the result.

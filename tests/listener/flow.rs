@@ -141,7 +141,7 @@ pub(crate) fn parent_of_a_flood(task: &Value) {
     let task = json!({"source": "floods", "bytes": 32_000});
     let mut flood = Child::start("floods", &task, listener.endpoint().unwrap().env());
     assert_eq!(flood.says(), "floods");
-    let _ = never.recv_timeout(Duration::from_secs(2));
+    let _ = never.recv_timeout(Duration::from_secs(5));
     let told = json!({
         "parent": peak("self"),
         "child": peak(&flood.id().to_string()),
