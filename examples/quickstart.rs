@@ -14,12 +14,11 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Instant;
 
 use clap::Parser;
 use indicatif::ProgressBar;
-use interplay::master::{Connection, Master};
+use interplay::master::Master;
 use interplay::slave::{self, Slave, TaskFail};
 
 type Words = HashMap<String, u64>;
@@ -46,13 +45,6 @@ fn count_words(file: PathBuf) -> Result<Words, TaskFail> {
     Ok(words)
 }
 
-/// What the master does for each task.
-fn count_at(slave: &Connection, file: &Path) -> Result<Words, BoxError> {
-    let task = slave.new_task(file)?.start()?;
-    task.join()?; // until the slave reports, or is lost
-    Ok(task.result_as()?)
-}
-
 fn main() -> Result<(), BoxError> {
     let args = Args::parse();
     let began = Instant::now();
@@ -67,50 +59,30 @@ fn main() -> Result<(), BoxError> {
     let slaves: Vec<Slave> = (0..4).map(start).collect::<Result<_, _>>()?;
 
     let master = Master::builder().host("127.0.0.1").port(0).start()?;
-    let mut connections = Vec::new();
+    let mut pool = master.pool();
     for (number, slave) in slaves.iter().enumerate() {
-        let connection =
-            master.new_connection(format!("slave {number}"), &slave.local_addr().to_string())?;
-        connection.connect()?;
-        connections.push(connection);
+        pool = pool.slave(format!("slave {number}"), slave.local_addr().to_string());
     }
+    let pool = pool.start()?;
 
     let mut files = files_below(&args.dir)?;
     files.push(args.dir.join("there-is-no-such-file.txt"));
     let bar = ProgressBar::new(files.len() as u64);
     let (mut total, mut counted, mut failed) = (Words::new(), 0, Vec::new());
 
-    // A slave does one task at a time, so each has a thread here that takes the next file for it.
-    let (todo, next) = crossbeam_channel::unbounded();
-    let (done, results) = crossbeam_channel::unbounded();
-    for file in files {
-        todo.send(file)?;
-    }
-    drop(todo); // the threads end when the files are used up
-    thread::scope(|scope| {
-        for connection in &connections {
-            let (next, done) = (next.clone(), done.clone());
-            scope.spawn(move || {
-                for file in next {
-                    let words = count_at(connection, &file);
-                    let _ = done.send((file, words)); // cannot fail: the results are waited for below
-                }
-            });
-        }
-        drop(done); // the results end when the threads have ended
-        for (file, words) in results {
-            match words {
-                Ok(words) => {
-                    counted += 1;
-                    words
-                        .into_iter()
-                        .for_each(|(word, count)| *total.entry(word).or_default() += count);
-                }
-                Err(error) => failed.push((file, error)),
+    // A task for each file, its result as soon as a slave has it, with the number of the file.
+    for (number, words) in pool.map::<Words, _>(&files) {
+        match words {
+            Ok(words) => {
+                counted += 1;
+                words
+                    .into_iter()
+                    .for_each(|(word, count)| *total.entry(word).or_default() += count);
             }
-            bar.inc(1);
+            Err(error) => failed.push((&files[number as usize], error)),
         }
-    });
+        bar.inc(1);
+    }
     bar.finish_and_clear();
 
     let mut words: Vec<(String, u64)> = total.into_iter().collect();
@@ -122,7 +94,7 @@ fn main() -> Result<(), BoxError> {
     for (file, error) in failed {
         println!("not counted: {}: {error}", file.display());
     }
-    Ok(()) // dropping the master disconnects the slaves, dropping the slaves ends them
+    Ok(()) // dropping the pool disconnects the slaves, dropping the slaves ends them
 }
 
 fn files_below(folder: &Path) -> Result<Vec<PathBuf>, BoxError> {

@@ -12,7 +12,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use interplay::slave::{Slave, TaskFail};
 use serde_json::{Value, json};
@@ -130,12 +130,23 @@ fn be_the_other_side(slaves: usize, heartbeat_span: Duration) -> Result<()> {
     std::process::exit(0) // a goodbye is not what is measured
 }
 
-/// What the slaves do: hang, if they are told to, and otherwise give back what they were given.
+/// What the slaves do: hang or wait, if they are told to, and otherwise give back what they were given.
 fn work(data: Value) -> std::result::Result<Value, TaskFail> {
     if data == "hang" {
         loop {
             thread::park();
         }
+    }
+    if let Some(wait) = data.get("wait_ms").and_then(Value::as_u64) {
+        let (begin, wait) = (Instant::now(), Duration::from_millis(wait));
+        while let Some(rest) = wait.checked_sub(begin.elapsed()) {
+            thread::park_timeout(rest);
+        }
+        // Who was busy, and for how long.
+        return Ok(json!([
+            thread::current().name(),
+            begin.elapsed().as_secs_f64()
+        ]));
     }
     Ok(data)
 }

@@ -19,11 +19,11 @@
 //! `{"cmd": "disconnect", "slave": name}` lets a slave go until a task is for it. The end of the
 //! input, Ctrl-C and SIGTERM let all go and end the program.
 //!
-//! This file reads and prints, `pool.rs` decides who does what.
+//! A pool decides who does what; this file reads and prints, `desk.rs` is between them.
 
 #![allow(clippy::print_stderr, reason = "a command speaks to its user")]
 
-mod pool;
+mod desk;
 
 use std::error::Error;
 use std::io::{self, BufRead, Write};
@@ -34,10 +34,14 @@ use std::time::Duration;
 
 use clap::Parser;
 use indicatif::ProgressBar;
-use interplay::master::{self, Master};
+use interplay::master::Master;
+use interplay::pool::{self, Options};
 use serde_json::{Value, json};
 
-use pool::{Ended, Order, Pool};
+use desk::{Bell, Desk, Ended, Order};
+
+/// How long a slave is tried before it counts as gone.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
 /// A master: hands tasks from standard input to slaves.
 #[derive(Parser)]
@@ -115,11 +119,20 @@ fn run(args: Args, output: Output) -> Result<(), Box<dyn Error>> {
         .request_retries(2)
         .request_retry_waiting(Duration::from_millis(500))
         .start()?;
-    let connections = slaves
-        .iter()
-        .map(|slave| master.new_connection(*slave, slave));
-    let connections = connections.collect::<Result<Vec<_>, master::Error>>()?;
-    // From here on somebody may shut it down, and no connection can be made after that.
+    let (bell, tray) = desk::tray();
+    let mut pool = master
+        .pool()
+        .connect_deadline(CONNECT_LIMIT)
+        // One that may have begun is lost with its slave.
+        .defaults(Options::new().idempotent(false))
+        .observer(bell.clone());
+    for slave in &slaves {
+        pool = pool.slave(*slave, *slave);
+    }
+    let pool = pool.start().map_err(|error| match error {
+        pool::Error::Master { source } => Box::<dyn Error>::from(source),
+        error => error.into(),
+    })?;
     if args.announce {
         let (token, port) = (master.self_token(), master.local_addr().port());
         writeln!(
@@ -129,35 +142,42 @@ fn run(args: Args, output: Output) -> Result<(), Box<dyn Error>> {
         )?;
     }
 
-    let (master, output) = (Arc::new(master), Arc::new(output));
-    let pool = Arc::new(Pool::new(connections, args.timeout, {
+    let (master, output, pool) = (Arc::new(master), Arc::new(output), Arc::new(pool));
+    let desk = Desk::new(pool.clone(), tray, &slaves, args.timeout, {
         let (master, output) = (master.clone(), output.clone());
         move |line: &Ended<'_>| {
             if !output.print(line) {
                 master.shutdown();
             }
         }
-    }));
+    });
     ctrlc::set_handler({
         let master = master.clone();
         move || master.shutdown()
     })?;
-    // Nobody joins this thread: it may wait for a line that never comes.
-    thread::Builder::new().name("stdin".to_owned()).spawn({
-        let (master, output, pool) = (master.clone(), output.clone(), pool.clone());
+    let desk = thread::Builder::new().name("desk".to_owned()).spawn({
+        let master = master.clone();
         move || {
-            read(&output.bar, &pool);
-            pool.wait_idle();
+            desk.run();
             master.shutdown();
         }
     })?;
-    // The pool runs until the end of the input, a signal, or `DELETE /shutdown`, and then until
-    // the slaves are disconnected.
-    pool.run_while(|| {
-        master
-            .join()
-            .unwrap_or_else(|leftover| log::warn!("{leftover}"))
+    // Nobody joins this thread: it may wait for a line that never comes.
+    thread::Builder::new().name("stdin".to_owned()).spawn({
+        let (output, bell) = (output.clone(), bell.clone());
+        move || {
+            read(&output.bar, &bell);
+            bell.all_ordered();
+        }
     })?;
+    // It runs until the end of the input, a signal, or `DELETE /shutdown`, and then until the slaves
+    // are disconnected.
+    if let Err(leftover) = master.join() {
+        log::warn!("{leftover}");
+    }
+    let _ = pool.close(Duration::ZERO); // the desk knows what is left
+    bell.stopped();
+    let _ = desk.join();
     output.bar.finish_and_clear();
     match output.broken.get() {
         Some(error) => Err(format!("standard output: {error}").into()),
@@ -166,15 +186,15 @@ fn run(args: Args, output: Output) -> Result<(), Box<dyn Error>> {
 }
 
 /// Reads all orders from standard input.
-fn read(bar: &ProgressBar, pool: &Pool) {
+fn read(bar: &ProgressBar, bell: &Bell) {
     for (number, line) in (1..).zip(io::stdin().lock().split(b'\n')) {
         let Ok(line) = line.inspect_err(|error| log::error!("standard input: {error}")) else {
             return;
         };
         match parse(number, &line) {
             Ok(order) => {
-                bar.inc_length(u64::from(order.is_task()));
-                pool.submit(order);
+                bar.inc_length(u64::from(order.data.is_some()));
+                bell.order(order);
             }
             Err(why) => log::error!("line {number}: {why}"),
         }
@@ -192,13 +212,17 @@ fn parse(number: u64, line: &[u8]) -> Result<Order, String> {
         Some(Value::String(name)) => Some(name),
         Some(other) => return Err(format!("slave is {other}, neither a name nor null")),
     };
-    match (fields.remove("cmd"), fields.remove("data")) {
-        (None, Some(data)) => Ok(Order::new(number, slave, Some(data))),
-        (None, None) => Err("neither data nor cmd".to_owned()),
-        (Some(cmd), _) if cmd != "disconnect" => Err(format!("unknown cmd {cmd}")),
-        (Some(_), _) if slave.is_none() => Err("disconnect without the name of a slave".to_owned()),
-        (Some(_), _) => Ok(Order::new(number, slave, None)),
-    }
+    let data = match (fields.remove("cmd"), fields.remove("data")) {
+        (None, Some(data)) => Some(data),
+        (None, None) => return Err("neither data nor cmd".to_owned()),
+        (Some(cmd), _) if cmd != "disconnect" => return Err(format!("unknown cmd {cmd}")),
+        (Some(_), _) if slave.is_none() => {
+            return Err("disconnect without the name of a slave".to_owned());
+        }
+        (Some(_), _) => None,
+    };
+    let line = number;
+    Ok(Order { line, slave, data })
 }
 
 struct Output {
