@@ -74,7 +74,7 @@ impl<P: Protocol> Turns<P> {
     fn take(&self) -> Option<Turn<P>> {
         let mut place = self.place.lock();
         match mem::replace(&mut *place, Place::Caller) {
-            Place::Free(turn) if turn.watch.hush() => Some(turn),
+            Place::Free(turn) => Some(turn),
             other => {
                 *place = other;
                 None
@@ -95,6 +95,9 @@ impl<P: Protocol> Session<P> {
         let Some(mut turn) = self.turns.take() else {
             return;
         };
+        if !turn.watch.hush() {
+            return self.turns.give_back(Place::Free(turn));
+        }
         let _inside = Inside::enter(self.setup.key());
         let goes_on = || !done() && !self.is_closing();
         let read = hook::guard("drop", || {
