@@ -16,12 +16,12 @@
 //! once, for seats when what their children had sent is read: the listener's
 //! thread goes on until the last has left.
 
+mod seats;
 mod state;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::hint::spin_loop;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,9 @@ use super::end::End;
 use super::error::{PostError, Reason};
 use super::message::{Message, Source};
 
-use state::{Item, Phase, Sitting, State};
+pub(super) use seats::{Batch, NoSeat, Seat};
+
+use state::{Item, Phase, State};
 
 /// How long a shutdown waits beyond its limit for a handler that runs.
 const LEAVE: Duration = Duration::from_millis(100);
@@ -47,9 +49,6 @@ const LOOKS: u32 = SPINS + 8;
 
 /// The most messages that the listener's thread takes at a time.
 const HANDFUL: usize = 64;
-
-/// The most ends that may wait to be told to the handlers: no child is let in when there are more.
-const MARKS: usize = 4096;
 
 thread_local! {
     /// The address of the queue that this thread serves.
@@ -77,34 +76,6 @@ pub(super) enum Taken<D> {
     Message(Message<D>),
     /// A child is gone, and all its messages were taken before.
     Gone(Source, End),
-}
-
-/// Why a child gets no seat.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum NoSeat {
-    /// One of the same source has one.
-    Taken,
-    /// More have left than the handlers were told of so far.
-    Full,
-    /// The gate is closed.
-    Closed,
-}
-
-/// What became of a batch.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Batch {
-    Posted,
-    /// The gate was closed, and the caller gave no time for what is left of it.
-    Closing,
-    /// No more is taken, or there was no room in time.
-    Late,
-}
-
-/// The right of a child to post. It is no use to any but its queue.
-pub(super) struct Seat {
-    number: usize,
-    /// Its messages were taken, or nobody needs to wait any more.
-    room: Arc<Condvar>,
 }
 
 pub(super) struct Queue<D> {
@@ -266,126 +237,6 @@ impl<D> Queue<D> {
         }
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
         in_time
-    }
-
-    /// Gives a child a seat, unless one of the same source is connected.
-    pub(super) fn sit(&self, source: &Source) -> Result<Seat, NoSeat> {
-        let mut state = self.state.lock();
-        if state.closed {
-            return Err(NoSeat::Closed);
-        }
-        if state.marks >= MARKS {
-            return Err(NoSeat::Full);
-        }
-        if state.connected().any(|sitting| sitting.source == *source) {
-            return Err(NoSeat::Taken);
-        }
-        let room = Arc::new(Condvar::new());
-        let sitting = Some(Sitting {
-            source: source.clone(),
-            connected: true,
-            held: 0,
-            waiting: false,
-            room: Arc::clone(&room),
-        });
-        let number = match state.seats.iter().position(Option::is_none) {
-            Some(number) => {
-                state.seats[number] = sitting;
-                number
-            }
-            None => {
-                state.seats.push(sitting);
-                state.seats.len() - 1
-            }
-        };
-        Ok(Seat { number, room })
-    }
-
-    /// Posts the messages of a child in their order, as many at a time as there is room for.
-    ///
-    /// With a deadline it goes on when the gate is closed; without one it says so. What was not
-    /// posted is left in `batch`.
-    pub(super) fn post_batch(
-        &self,
-        seat: &Seat,
-        batch: &mut VecDeque<Message<D>>,
-        deadline: Option<Instant>,
-    ) -> Batch {
-        let mut looks = 0;
-        let mut state = self.state.lock();
-        loop {
-            if state.cut {
-                return Batch::Late;
-            }
-            if state.closed && deadline.is_none() {
-                return Batch::Closing;
-            }
-            let room = self.room(&state);
-            let State { posted, seats, .. } = &mut *state;
-            let Some(sitting) = &mut seats[seat.number] else {
-                return Batch::Late;
-            };
-            let count = batch.len().min(room).min(self.share - sitting.held);
-            if count > 0 {
-                sitting.held += count;
-                let messages = batch.drain(..count);
-                posted.extend(messages.map(|message| Item::OfSeat(seat.number, message)));
-                if batch.is_empty() {
-                    self.note_posted(&state);
-                    drop(state);
-                    self.arrived.notify_one();
-                    return Batch::Posted;
-                }
-                self.note_posted(&state);
-                self.arrived.notify_one();
-                continue;
-            }
-            let wait = deadline.map_or(Wait::Always, Wait::Until);
-            let in_time = if sitting.held == self.share {
-                sitting.waiting = true;
-                sleep(&seat.room, &mut state, wait)
-            } else {
-                self.wait_for_room(&mut state, &mut looks, wait)
-            };
-            if !in_time {
-                return Batch::Late;
-            }
-        }
-    }
-
-    /// Gives a seat back: puts the mark of the child's end behind its last message, and counts
-    /// those that were read and not posted.
-    pub(super) fn leave(&self, seat: &Seat, end: End, unposted: usize) {
-        let mut state = self.state.lock();
-        state.lost += unposted as u64;
-        let over = state.cut;
-        let State {
-            posted,
-            marks,
-            seats,
-            ..
-        } = &mut *state;
-        let place = &mut seats[seat.number];
-        if over {
-            *place = None;
-        } else if let Some(sitting) = place {
-            sitting.connected = false;
-            posted.push_back(Item::Gone(seat.number, end));
-            *marks += 1;
-        }
-        self.note_posted(&state);
-        drop(state);
-        self.arrived.notify_one();
-    }
-
-    /// Counts a connection that was turned away or cut off.
-    pub(super) fn count_refused(&self) {
-        self.state.lock().refused += 1;
-    }
-
-    /// Counts a message of a child that was dropped for its data.
-    pub(super) fn count_unreadable(&self) {
-        self.state.lock().unreadable += 1;
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -649,6 +500,8 @@ fn sleep<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, wait: Wait) -> boo
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::listener::Source;
 
@@ -798,7 +651,7 @@ mod tests {
     fn ends_that_nobody_takes_are_bounded() {
         let queue: Queue<()> = Queue::new(1);
         let source = Source::try_from("a").unwrap();
-        for _ in 0..MARKS {
+        for _ in 0..seats::MARKS {
             let seat = queue.sit(&source).unwrap();
             queue.leave(&seat, End::Bye, 0);
         }
