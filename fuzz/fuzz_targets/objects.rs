@@ -5,7 +5,9 @@
 
 mod pieces;
 
-/// The decoder is private to the library, so its file is compiled here once more.
+/// The decoder is private to the library, so its files are compiled here once more.
+#[path = "../../src/qmp/brackets.rs"]
+mod brackets;
 #[path = "../../src/qmp/framing.rs"]
 mod framing;
 

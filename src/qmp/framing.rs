@@ -2,8 +2,8 @@
 //!
 //! The decoder delimits objects, not lines: an object ends at its closing brace, so monitors that
 //! print one object over many lines need no special case, and nor does a last message without
-//! newline. Brackets and quotes are looked for from a remembered position; only then is an object
-//! parsed, once. What the objects mean is not known here.
+//! newline. Brackets are counted as they come (`brackets.rs`); only then is an object parsed, once.
+//! What the objects mean is not known here.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -14,22 +14,14 @@ use serde_json::{Deserializer, Map, Value};
 
 use crate::protocol::{DecodeError, Decoded, Decoder};
 
-/// How deep objects and lists may be nested: parser and destructor take stack for each level.
-const LEVELS: usize = 512;
-
-/// A guest agent puts this byte, which JSON never has, before the reply to a synchronisation.
-const SENTINEL: u8 = 0xFF;
+use super::brackets::{Brackets, Found, LEVELS};
 
 /// Messages are JSON objects, with blanks between them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Objects {
     guest_agent: bool,
-    /// How many bytes of an unfinished object have been looked at.
-    scanned: usize,
-    /// How many brackets are open there.
-    depth: usize,
-    /// Whether that is inside a string.
-    in_string: bool,
+    /// Of the unfinished object.
+    brackets: Brackets,
 }
 
 impl Objects {
@@ -46,61 +38,13 @@ impl Objects {
         // An agent's channel may hold the rest of what it said to somebody before.
         matches!(byte, b' ' | b'\t' | b'\r' | b'\n') || self.guest_agent && byte != b'{'
     }
-
-    /// Looks on for the end of the object at the start of `bytes`: where as many brackets are
-    /// closed as were opened. Whether they match is for the parser to see. Only few bytes matter
-    /// inside strings, and only few outside, so it goes from one of these to the next.
-    fn scan(&mut self, bytes: &[u8]) -> Result<Decoded<()>, DecodeError> {
-        let mut at = self.scanned;
-        self.scanned = loop {
-            let rest = &bytes[at..];
-            if self.in_string {
-                let is_mark = |byte: &u8| matches!(*byte, b'"' | b'\\' | SENTINEL);
-                let Some(mark) = rest.iter().position(is_mark) else {
-                    break bytes.len();
-                };
-                at += mark;
-                match rest[mark] {
-                    b'"' => self.in_string = false,
-                    b'\\' => match rest.get(mark + 1) {
-                        Some(b'"' | b'\\') => at += 1,
-                        Some(_) => {}
-                        None => break at, // what it escapes has still to come
-                    },
-                    _ if self.guest_agent => return Ok(Decoded::Partial { skip: at }),
-                    _ => {}
-                }
-            } else {
-                let is_mark =
-                    |byte: &u8| matches!(*byte, b'"' | b'{' | b'[' | b']' | b'}' | SENTINEL);
-                let Some(mark) = rest.iter().position(is_mark) else {
-                    break bytes.len();
-                };
-                at += mark;
-                match rest[mark] {
-                    b'"' => self.in_string = true,
-                    b'{' | b'[' if self.depth == LEVELS => return Err(Error::TooDeep.at(at)),
-                    b'{' | b'[' => self.depth += 1,
-                    b'}' | b']' if self.depth > 1 => self.depth -= 1,
-                    b'}' | b']' => {
-                        let (message, used) = ((), at + 1);
-                        return Ok(Decoded::Message { message, used });
-                    }
-                    _ if self.guest_agent => return Ok(Decoded::Partial { skip: at }),
-                    _ => {}
-                }
-            }
-            at += 1;
-        };
-        Ok(Decoded::Partial { skip: 0 })
-    }
 }
 
 impl Decoder for Objects {
     type Message = Map<String, Value>;
 
     fn decode(&mut self, bytes: &[u8]) -> Result<Decoded<Self::Message>, DecodeError> {
-        if self.depth == 0 {
+        if !self.brackets.are_open() {
             let is_filler = |byte: &&u8| self.is_filler(**byte);
             let skip = bytes.iter().take_while(is_filler).count();
             if skip > 0 {
@@ -110,17 +54,19 @@ impl Decoder for Objects {
                 return Err(Error::NotAnObject.at(0));
             }
         }
-        let found = self.scan(bytes)?;
-        if found != (Decoded::Partial { skip: 0 }) {
-            *self = Self::new(self.guest_agent);
+        let found = self.brackets.scan(bytes, self.guest_agent);
+        if found != Found::Nothing {
+            self.brackets = Brackets::default();
         }
-        Ok(match found {
-            Decoded::Message { used, .. } => Decoded::Message {
-                message: parse(&bytes[..used])?,
-                used,
-            },
-            Decoded::Partial { skip } => Decoded::Partial { skip },
-        })
+        match found {
+            Found::End(used) => {
+                let message = parse(&bytes[..used])?;
+                Ok(Decoded::Message { message, used })
+            }
+            Found::Sentinel(skip) => Ok(Decoded::Partial { skip }),
+            Found::TooDeep(at) => Err(Error::TooDeep.at(at)),
+            Found::Nothing => Ok(Decoded::Partial { skip: 0 }),
+        }
     }
 }
 
@@ -333,7 +279,7 @@ mod tests {
 
     /// What another reader of concatenated JSON makes of it.
     fn expected(stream: &[u8]) -> Vec<Object> {
-        let json: Vec<u8> = stream.iter().copied().filter(|b| *b != SENTINEL).collect();
+        let json: Vec<u8> = stream.iter().copied().filter(|b| *b != 0xFF).collect();
         let values = Deserializer::from_slice(&json).into_iter();
         values.map(Result::unwrap).collect()
     }
@@ -578,9 +524,9 @@ mod tests {
             let reply = recorded.lines.iter().max_by_key(|line| line.len()).unwrap();
             let mut times = [const { Vec::new() }; 3];
             for _ in 0..500 {
-                let mut decoder = Objects::new(false);
+                let mut brackets = Brackets::default();
                 let start = Instant::now();
-                let Decoded::Message { used, .. } = decoder.scan(reply).unwrap() else {
+                let Found::End(used) = brackets.scan(reply, false) else {
                     panic!("no whole object");
                 };
                 let scanned = Instant::now();

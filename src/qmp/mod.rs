@@ -65,6 +65,7 @@
 //! Messages are logged at debug level, without the values of passwords and secret objects.
 
 mod board;
+mod brackets;
 mod call;
 mod checked;
 mod client;
