@@ -1,5 +1,5 @@
-//! Objects are the same in whatever pieces the stream comes, and those that another reader of
-//! concatenated JSON finds.
+//! Objects are the same in whatever pieces the stream comes, whether replies are wanted as text, and
+//! those that another reader of concatenated JSON finds.
 
 #![no_main]
 
@@ -10,6 +10,8 @@ mod pieces;
 mod brackets;
 #[path = "../../src/qmp/framing.rs"]
 mod framing;
+#[path = "../../src/qmp/text.rs"]
+mod text;
 
 use interplay::protocol;
 use libfuzzer_sys::fuzz_target;
@@ -17,10 +19,17 @@ use serde_json::{Deserializer, Map, Value};
 
 fuzz_target!(|input: (u8, bool, &[u8])| {
     let (piece, guest_agent, stream) = input;
-    let decoder = || framing::Objects::new(guest_agent);
-    let whole = pieces::decode(decoder(), stream, stream.len());
-    let found = pieces::decode(decoder(), stream, piece.into());
-    assert_eq!(found, whole);
+    let decode = |piece, wishes| {
+        let decoder = framing::Objects::new(guest_agent, wishes);
+        let (incoming, error, rest) = pieces::decode(decoder, stream, piece);
+        let objects = incoming.into_iter().map(framing::Incoming::into_object);
+        (objects.collect::<Vec<_>>(), error, rest)
+    };
+    let wishes = text::Wishes::default();
+    let whole = decode(stream.len(), wishes.clone());
+    assert_eq!(decode(piece.into(), wishes.clone()), whole);
+    let _wish = wishes.wish();
+    assert_eq!(decode(stream.len(), wishes.clone()), whole);
     if !guest_agent && whole.1.is_none() {
         let mut json = Deserializer::from_slice(stream);
         json.disable_recursion_limit();

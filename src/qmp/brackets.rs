@@ -178,6 +178,7 @@ mod tests {
                 prop::collection::vec(any::<u8>(), 0..80),
                 prop::collection::vec(prop::sample::select(b"{{{[}]\"\"\\:,1u \n\xFF\xC3".to_vec()), 0..80),
                 prop::collection::vec(prop::sample::select(b"{[[}]ab\"".to_vec()), 0..80),
+                prop::collection::vec(prop::sample::select(b"\\\\\"\"}".to_vec()), 0..80),
             ],
             cut in 0_usize..80,
             sentinels: bool,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::protocol::{Mailbox, NoReply};
@@ -200,6 +201,28 @@ impl Pending {
     /// Those of [`Client::execute`] that come after the command is sent; [`Error::Taken`] if the
     /// reply was given before.
     pub fn wait(mut self) -> Result<Reply, Error> {
+        let come = self.wait_come()?;
+        self.reply(come)
+    }
+
+    /// As [`wait`](Self::wait), and decodes what was returned.
+    pub(super) fn wait_as<T: DeserializeOwned>(mut self) -> Result<T, Error> {
+        let come = self.wait_come()?;
+        if let Outcome::Text(text) = &come.outcome
+            && let Ok(decoded) = text.decode()
+        {
+            return Ok(decoded);
+        }
+        // A value is more lenient, with names that come twice, say, and the error wants it.
+        let value = self.reply(come)?.value;
+        T::deserialize(&value).map_err(|cause| Error::BadReply {
+            command: self.command.clone(),
+            value: Arc::new(value),
+            cause: Some(Arc::new(cause)),
+        })
+    }
+
+    fn wait_come(&mut self) -> Result<Come, Error> {
         self.check_thread()?;
         loop {
             let come = self.wait_until(self.deadline);
@@ -225,7 +248,8 @@ impl Pending {
             (limit, deadline) => limit.or(deadline),
         };
         let come = self.wait_until(until);
-        self.settle(come)
+        let come = self.settle(come)?;
+        Some(come.and_then(|come| self.reply(come)))
     }
 
     /// The reply if it has come.
@@ -235,7 +259,8 @@ impl Pending {
     /// As [`wait`](Self::wait).
     pub fn try_wait(&mut self) -> Option<Result<Reply, Error>> {
         let come = self.mailbox.try_wait();
-        self.settle(come)
+        let come = self.settle(come)?;
+        Some(come.and_then(|come| self.reply(come)))
     }
 
     /// Gives the call up. [`Sent::No`] if the command could be taken back before it left.
@@ -249,7 +274,7 @@ impl Pending {
         self.mailbox.wait(deadline)
     }
 
-    fn settle(&mut self, come: Result<Come, NoReply<Arc<Error>>>) -> Option<Result<Reply, Error>> {
+    fn settle(&mut self, come: Result<Come, NoReply<Arc<Error>>>) -> Option<Result<Come, Error>> {
         let come = match come {
             Ok(come) => come,
             Err(_) if self.taken => return Some(Err(Error::Taken)),
@@ -264,7 +289,33 @@ impl Pending {
             }
         };
         self.taken = true;
-        Some(reply(come, &self.command, self.id.clone()))
+        Some(Ok(come))
+    }
+
+    fn reply(&self, come: Come) -> Result<Reply, Error> {
+        let Come { number, outcome } = come;
+        let command = self.command.clone();
+        let value = match outcome {
+            Outcome::Return(value) => value,
+            Outcome::Text(text) => text.into_value(),
+            Outcome::Error { class, desc } => {
+                return Err(Error::Execute {
+                    class: class.into(),
+                    desc: desc.into(),
+                    command,
+                    number,
+                });
+            }
+            Outcome::Malformed(object) => {
+                return Err(Error::BadReply {
+                    command,
+                    value: Arc::new(Value::Object(object)),
+                    cause: None,
+                });
+            }
+        };
+        let id = self.id.clone();
+        Ok(Reply { value, id, number })
     }
 
     fn is_over(&self) -> bool {
@@ -294,24 +345,6 @@ impl Pending {
             true => Err(Error::WouldDeadlock),
             false => Ok(()),
         }
-    }
-}
-
-fn reply(come: Come, command: &Command, id: Option<Value>) -> Result<Reply, Error> {
-    let Come { number, outcome } = come;
-    match outcome {
-        Outcome::Return(value) => Ok(Reply { value, id, number }),
-        Outcome::Error { class, desc } => Err(Error::Execute {
-            class: class.into(),
-            desc: desc.into(),
-            command: command.clone(),
-            number,
-        }),
-        Outcome::Malformed(object) => Err(Error::BadReply {
-            command: command.clone(),
-            value: Arc::new(Value::Object(object)),
-            cause: None,
-        }),
     }
 }
 

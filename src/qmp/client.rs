@@ -128,7 +128,8 @@ impl Client {
         Ok(reply.value)
     }
 
-    /// Runs a command in band and decodes what it returns.
+    /// Runs a command in band and decodes what it returns, without making a [`Value`] of it first:
+    /// the way to take large replies.
     ///
     /// # Errors
     ///
@@ -139,14 +140,8 @@ impl Client {
         name: &str,
         arguments: impl Serialize,
     ) -> Result<T, Error> {
-        let pending = self.call(name).args(arguments).direct()?;
-        let command = pending.command().clone();
-        let value = pending.wait()?.value;
-        T::deserialize(&value).map_err(|cause| Error::BadReply {
-            command,
-            value: Arc::new(value),
-            cause: Some(Arc::new(cause)),
-        })
+        let _wish = self.link.protocol().wishes.wish();
+        self.call(name).args(arguments).direct()?.wait_as()
     }
 
     /// Runs a command out of band and gives what it returns.

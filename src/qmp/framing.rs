@@ -2,8 +2,8 @@
 //!
 //! The decoder delimits objects, not lines: an object ends at its closing brace, so monitors that
 //! print one object over many lines need no special case, and nor does a last message without
-//! newline. Brackets are counted as they come (`brackets.rs`); only then is an object parsed, once.
-//! What the objects mean is not known here.
+//! newline. Brackets are counted as they come (`brackets.rs`); only then is an object parsed, once,
+//! or a reply checked and left as text (`text.rs`). What the objects mean is not known here.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -15,22 +15,43 @@ use serde_json::{Deserializer, Map, Value};
 use crate::protocol::{DecodeError, Decoded, Decoder};
 
 use super::brackets::{Brackets, Found, LEVELS};
+use super::text::{TextReply, Wishes};
 
 /// Messages are JSON objects, with blanks between them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Objects {
     guest_agent: bool,
+    wishes: Wishes,
     /// Of the unfinished object.
     brackets: Brackets,
 }
 
+/// An object that has come.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Incoming {
+    /// Of any kind.
+    Object(Map<String, Value>),
+    /// A reply that is wanted as text.
+    Reply(TextReply),
+}
+
+impl Incoming {
+    pub(super) fn into_object(self) -> Map<String, Value> {
+        match self {
+            Self::Object(object) => object,
+            Self::Reply(reply) => reply.into_object(),
+        }
+    }
+}
+
 impl Objects {
     /// A decoder at the start of a stream. That of a guest agent has sentinels between objects,
-    /// or inside one that was cut off and is dropped.
-    pub(super) fn new(guest_agent: bool) -> Self {
+    /// or inside one that was cut off and is dropped. Replies stay text where that is wished.
+    pub(super) fn new(guest_agent: bool, wishes: Wishes) -> Self {
         Self {
             guest_agent,
-            ..Self::default()
+            wishes,
+            brackets: Brackets::default(),
         }
     }
 
@@ -38,10 +59,25 @@ impl Objects {
         // An agent's channel may hold the rest of what it said to somebody before.
         matches!(byte, b' ' | b'\t' | b'\r' | b'\n') || self.guest_agent && byte != b'{'
     }
+
+    /// Makes what it is of one whole object.
+    fn read(&self, bytes: &[u8]) -> Result<Incoming, DecodeError> {
+        // Text parses faster than bytes, which are checked string by string.
+        let text = str::from_utf8(bytes).map_err(|error| {
+            let offset = error.valid_up_to();
+            Error::NotUtf8(error).at(offset)
+        })?;
+        if self.wishes.are_there()
+            && let Some(reply) = TextReply::of(text)
+        {
+            return Ok(Incoming::Reply(reply));
+        }
+        parse(text).map(Incoming::Object)
+    }
 }
 
 impl Decoder for Objects {
-    type Message = Map<String, Value>;
+    type Message = Incoming;
 
     fn decode(&mut self, bytes: &[u8]) -> Result<Decoded<Self::Message>, DecodeError> {
         if !self.brackets.are_open() {
@@ -60,7 +96,7 @@ impl Decoder for Objects {
         }
         match found {
             Found::End(used) => {
-                let message = parse(&bytes[..used])?;
+                let message = self.read(&bytes[..used])?;
                 Ok(Decoded::Message { message, used })
             }
             Found::Sentinel(skip) => Ok(Decoded::Partial { skip }),
@@ -71,12 +107,7 @@ impl Decoder for Objects {
 }
 
 /// Parses one object, whose depth has been seen to be harmless.
-fn parse(bytes: &[u8]) -> Result<Map<String, Value>, DecodeError> {
-    // Text parses faster than bytes, which are checked string by string.
-    let text = str::from_utf8(bytes).map_err(|error| {
-        let offset = error.valid_up_to();
-        Error::NotUtf8(error).at(offset)
-    })?;
+fn parse(text: &str) -> Result<Map<String, Value>, DecodeError> {
     let mut json = Deserializer::from_str(text);
     json.disable_recursion_limit();
     Map::deserialize(&mut json).map_err(|error| {
@@ -152,7 +183,7 @@ mod tests {
     impl Feed {
         fn new(guest_agent: bool) -> Self {
             Self {
-                decoder: Objects::new(guest_agent),
+                decoder: Objects::new(guest_agent, Wishes::default()),
                 come: Vec::new(),
                 found: Vec::new(),
             }
@@ -165,7 +196,7 @@ mod tests {
                     Decoded::Partial { skip: 0 } => break,
                     Decoded::Partial { skip } => skip,
                     Decoded::Message { message, used } => {
-                        self.found.push(message);
+                        self.found.push(message.into_object());
                         used
                     }
                 };
@@ -303,7 +334,10 @@ mod tests {
                 let mut rest = &stream[..];
                 for message in expected {
                     let used = loop {
-                        match Objects::new(guest_agent).decode(rest).unwrap() {
+                        match Objects::new(guest_agent, Wishes::default())
+                            .decode(rest)
+                            .unwrap()
+                        {
                             Decoded::Message { used, .. } => break used,
                             Decoded::Partial { skip } => rest = &rest[skip..],
                         }
@@ -514,6 +548,34 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn what_is_wished_to_be_text_is_the_same_object_or_the_same_error(
+            value in prop_oneof![
+                any_value().prop_map(|value| value.to_string()),
+                prop::collection::vec(prop::sample::select(&b"{}[]\"\"\\u8d0:,1e+-. "[..]), 0..20)
+                    .prop_map(|bytes| String::from_utf8(bytes).unwrap()),
+            ],
+            rest in prop::sample::select(vec![
+                "}", " }", ", \"id\": 5}", ",\"id\":{\"a\":[]}}", ",\"more\":1}", ",}", "]", ",\"return\":1}",
+                ", \"id\": 5, \"id\": 6}", ", \"error\": {}}", "\"id\": 5}", ", \"id\": 1e400}",
+            ]),
+        ) {
+            let object = format!("{{\"return\": {value}{rest}");
+            let wishes = Wishes::default();
+            let _wish = wishes.wish();
+            let decode = |wishes: Wishes| {
+                let decoded = Objects::new(false, wishes).decode(object.as_bytes());
+                let error = |error: DecodeError| (error.offset, error.source.to_string());
+                decoded.map_err(error).map(|decoded| match decoded {
+                    Decoded::Message { message, used } => Some((message.into_object(), used)),
+                    Decoded::Partial { .. } => None,
+                })
+            };
+            prop_assert_eq!(decode(wishes.clone()), decode(Wishes::default()));
+        }
+    }
+
     // ---- Speed ----
 
     /// Prints what a large reply costs; run it alone in a release build.
@@ -530,7 +592,7 @@ mod tests {
                     panic!("no whole object");
                 };
                 let scanned = Instant::now();
-                let object = parse(&reply[..used]).unwrap();
+                let object = parse(str::from_utf8(&reply[..used]).unwrap()).unwrap();
                 let parsed = Instant::now();
                 drop(object);
                 times[0].push(scanned - start);

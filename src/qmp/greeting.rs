@@ -66,6 +66,7 @@ fn greeting(hands: &mut Hands<'_, Monitor>, start: &mut Start) -> Result<Object,
             },
             _ => Error::of_loop(error),
         })?;
+        let object = object.into_object();
         start.messages.push((hands.number(), object.clone()));
         match Inbound::from(object) {
             Inbound::Event(_) => {}
@@ -117,12 +118,12 @@ fn negotiate(
         .send(Outgoing::from(Command::raw(text.as_bytes())))
         .map_err(failed)?;
     loop {
-        let object = hands.recv().map_err(failed)?;
+        let object = hands.recv().map_err(failed)?.into_object();
         start.messages.push((hands.number(), object.clone()));
         match Inbound::from(object) {
             Inbound::Reply(answer) if answer.id.as_ref() == Some(&id) => {
                 return match answer.outcome {
-                    Outcome::Return(_) => Ok(()),
+                    Outcome::Return(_) | Outcome::Text(_) => Ok(()),
                     Outcome::Error { class, desc } => Err(Error::Negotiation {
                         class: class.into(),
                         desc: desc.into(),

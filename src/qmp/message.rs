@@ -1,12 +1,15 @@
 //! What a server sends: greetings, events and replies, told apart by a member.
 //!
-//! Objects come from the decoder parsed; here they are only looked at and taken apart. Members may
+//! Objects come from the decoder parsed, but for replies that are wanted as text; here they are only looked at and taken apart. Members may
 //! be in any order, and unknown ones are kept where the whole object is.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
+
+use super::framing::Incoming;
+use super::text::{Text, TextReply};
 
 /// A JSON object.
 pub type Object = Map<String, Value>;
@@ -37,10 +40,24 @@ pub(super) struct Answer {
 pub(super) enum Outcome {
     /// The command succeeded with this value.
     Return(Value),
+    /// As well, but its caller would rather have the text of the value.
+    Text(Text),
     /// The command failed.
     Error { class: String, desc: String },
     /// The whole reply, with neither `return` nor an `error` as it should be.
     Malformed(Object),
+}
+
+impl From<Incoming> for Inbound {
+    fn from(incoming: Incoming) -> Self {
+        match incoming {
+            Incoming::Object(object) => object.into(),
+            Incoming::Reply(TextReply { id, value }) => Self::Reply(Answer {
+                id,
+                outcome: Outcome::Text(value),
+            }),
+        }
+    }
 }
 
 impl From<Object> for Inbound {

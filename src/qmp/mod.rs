@@ -79,6 +79,7 @@ mod message;
 mod monitor;
 mod options;
 mod talk;
+mod text;
 
 pub use board::Listener;
 pub use call::{Call, Pending};

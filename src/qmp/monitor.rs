@@ -12,11 +12,12 @@ use crate::protocol::{self, BoxError, Hands, Link, Protocol};
 use super::board::Board;
 use super::command::Command;
 use super::error::Error;
-use super::framing::Objects;
+use super::framing::{Incoming, Objects};
 use super::greeting;
 use super::message::{Answer, Event, Inbound, Message, Object, Outcome};
 use super::options::Options;
 use super::talk::{Come, Talk};
+use super::text::Wishes;
 
 /// What a client's loop runs.
 pub(super) struct Monitor {
@@ -25,6 +26,8 @@ pub(super) struct Monitor {
     pub(super) events: Arc<Board<Event>>,
     /// Those who listen to all that comes.
     pub(super) taps: Arc<Board<Message>>,
+    /// Who wants replies as text.
+    pub(super) wishes: Wishes,
     /// The session of the moment, or the last one.
     talk: Mutex<Option<Arc<Talk>>>,
     sessions: AtomicU64,
@@ -77,6 +80,7 @@ impl Monitor {
             options,
             events: Arc::new(Board::new(client)),
             taps: Arc::new(Board::new(client)),
+            wishes: Wishes::default(),
             talk: Mutex::new(None),
             sessions: AtomicU64::new(0),
             counters: Counters::default(),
@@ -106,13 +110,13 @@ impl Monitor {
         }
     }
 
-    /// What `object` is; the taps are told.
-    fn sort(&self, object: Object, number: u64, talk: &Talk) -> Inbound {
+    /// What has come; the taps are told.
+    fn sort(&self, incoming: Incoming, number: u64, talk: &Talk) -> Inbound {
         if self.taps.is_deserted() {
-            return Inbound::from(object);
+            return Inbound::from(incoming);
         }
-        let whole = object.clone();
-        let inbound = Inbound::from(object);
+        let whole = incoming.clone().into_object();
+        let inbound = Inbound::from(incoming);
         let call = match &inbound {
             Inbound::Reply(answer) => talk.call_of(answer),
             _ => None,
@@ -185,11 +189,11 @@ fn count(counter: &AtomicU64) {
 
 impl Protocol for Monitor {
     type Outbound = Outgoing;
-    type Inbound = Object;
+    type Inbound = Incoming;
     type Decoder = Objects;
 
     fn decoder(&self) -> Objects {
-        Objects::new(self.options.guest_agent)
+        Objects::new(self.options.guest_agent, self.wishes.clone())
     }
 
     fn encode(&self, outgoing: &Outgoing, out: &mut Vec<u8>) -> Result<(), BoxError> {
@@ -223,7 +227,7 @@ impl Protocol for Monitor {
         self.events.reopen();
         self.taps.reopen();
         for (number, object) in start.messages {
-            if let Inbound::Event(event) = self.sort(object, number, &talk) {
+            if let Inbound::Event(event) = self.sort(Incoming::Object(object), number, &talk) {
                 self.tell(event, number, &talk);
             }
         }
@@ -238,11 +242,11 @@ impl Protocol for Monitor {
         Ok(())
     }
 
-    fn on_message(&self, number: u64, object: Object, _: &Link<Self>) -> Result<(), BoxError> {
+    fn on_message(&self, number: u64, incoming: Incoming, _: &Link<Self>) -> Result<(), BoxError> {
         let Some(talk) = self.talk() else {
             return Ok(()); // there is one since the handshake
         };
-        match self.sort(object, number, &talk) {
+        match self.sort(incoming, number, &talk) {
             Inbound::Event(event) => self.tell(event, number, &talk),
             Inbound::Reply(answer) => self.route(number, answer, &talk)?,
             Inbound::Greeting(_) | Inbound::Unknown(_) => {
@@ -268,7 +272,7 @@ impl Protocol for Monitor {
         Some(outgoing.command.redacted())
     }
 
-    fn describe_inbound(&self, object: &Object) -> Option<String> {
-        Some(Value::Object(object.clone()).to_string())
+    fn describe_inbound(&self, incoming: &Incoming) -> Option<String> {
+        Some(Value::Object(incoming.clone().into_object()).to_string())
     }
 }

@@ -339,7 +339,7 @@ impl Talk {
             return;
         }
         let is_quit = self.line.lock().quits.contains(&id);
-        if is_quit && matches!(come.outcome, Outcome::Return(_)) {
+        if is_quit && matches!(come.outcome, Outcome::Return(_) | Outcome::Text(_)) {
             self.quit.store(true, Ordering::Release);
         }
         self.forget(id);

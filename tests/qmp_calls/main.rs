@@ -14,6 +14,7 @@ mod pending;
 mod sessions;
 #[path = "../support/mod.rs"]
 mod support;
+mod typed;
 
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Write};
