@@ -10,7 +10,7 @@ is compared. Run it on a machine that has nothing else to do.
 
 The servers are those of the bench, which is started with `--serve`: one that costs nothing, and QEMU's own where they are
 installed. The work: a command with a small reply, one call after the other; a thousand such calls under way at once; the
-schema, a reply of 110 KB and more, made a value. Then the bench does that with `--json --seconds S`: the raw socket is its
+schema, a reply of 110 KB and more, made a value, and made a type of its own, which is all that qapi does. Then the bench does that with `--json --seconds S`: the raw socket is its
 baseline, "interplay" the client. A bench that is built already can be named by its path (target/release/deps/qmp-...).
 --json prints everything as one JSON object.
 """
@@ -33,6 +33,7 @@ WORKS = [  # key, label
     ('one', 'one after the other'),
     ('many', '1,000 in flight'),
     ('large', 'a schema, made a value'),
+    ('typed', 'a schema, made its type'),
 ]
 
 

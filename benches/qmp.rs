@@ -21,6 +21,8 @@ mod qemu;
 mod qmp_client;
 #[path = "support/raw_qmp.rs"]
 mod raw_qmp;
+#[path = "support/schema.rs"]
+mod schema;
 mod support;
 
 use std::time::{Duration, Instant};
@@ -95,16 +97,27 @@ enum Work {
     One,
     Many,
     Large,
+    Typed,
+}
+
+/// What a client makes of a reply.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Into {
+    #[default]
+    Nothing,
+    Value,
+    Type,
 }
 
 impl Work {
-    const ALL: [Self; 3] = [Self::One, Self::Many, Self::Large];
+    const ALL: [Self; 4] = [Self::One, Self::Many, Self::Large, Self::Typed];
 
     fn name(self) -> &'static str {
         match self {
             Self::One => "one after the other",
             Self::Many => "1,000 in flight",
             Self::Large => "a schema, made a value",
+            Self::Typed => "a schema, made its type",
         }
     }
 
@@ -114,6 +127,7 @@ impl Work {
             Self::One => "one",
             Self::Many => "many",
             Self::Large => "large",
+            Self::Typed => "typed",
         }
     }
 
@@ -124,9 +138,13 @@ impl Work {
             key: None,
             connect: Box::new(move |monitor| Ok(Box::new(Raw::connect(monitor, extras)?))),
         };
-        let parse = matches!(self, Self::Large);
+        let into = match self {
+            Self::One | Self::Many => Into::Nothing,
+            Self::Large => Into::Value,
+            Self::Typed => Into::Type,
+        };
         let plain = Extras {
-            parse,
+            into,
             ..Extras::default()
         };
         let oob = Extras { oob: true, ..plain };
@@ -140,10 +158,10 @@ impl Work {
             ..raw("raw", plain)
         }];
         match self {
-            Self::One | Self::Many => {}
+            Self::One | Self::Many | Self::Typed => {}
             Self::Large => all.push(raw("raw, not parsed", unparsed)),
         }
-        if monitor.oob && !parse {
+        if monitor.oob && into == Into::Nothing {
             all.push(raw("raw, oob on", oob));
             if matches!(self, Self::Many) {
                 all.push(raw("raw, oob, window", window));
@@ -152,13 +170,15 @@ impl Work {
         let ours = |name, options: fn() -> qmp::Options| Contestant {
             name,
             key: None,
-            connect: Box::new(move |monitor| Ok(Box::new(Ours::connect(monitor, options())?))),
+            connect: Box::new(move |monitor| {
+                Ok(Box::new(Ours::connect(monitor, options(), into)?))
+            }),
         };
         all.push(Contestant {
             key: Some("interplay"),
             ..ours("client", qmp::Options::new)
         });
-        if monitor.oob && !parse {
+        if monitor.oob && into == Into::Nothing {
             all.push(ours("client, no oob", || qmp::Options::new().oob(false)));
         }
         all
@@ -209,7 +229,7 @@ fn turn(client: &mut dyn Calls, monitor: &Monitor, work: Work, seconds: f64) -> 
     let (command, count) = match work {
         Work::One => (&monitor.small, 1),
         Work::Many => (&monitor.small, MANY),
-        Work::Large => (&monitor.large, 1),
+        Work::Large | Work::Typed => (&monitor.large, 1),
     };
     client.calls(command, count)?; // threads and buffers are there from now on
     let (begin, cpu) = (Instant::now(), cpu_time());

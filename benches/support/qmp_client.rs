@@ -3,26 +3,33 @@
 use interplay::protocol::Addr;
 use interplay::qmp;
 
+use crate::schema::Schema;
 use crate::support::Result;
-use crate::{Calls, Monitor};
+use crate::{Calls, Into, Monitor};
 
-pub(crate) struct Ours(qmp::Client);
+pub(crate) struct Ours {
+    client: qmp::Client,
+    into: Into,
+}
 
 impl Ours {
-    pub(crate) fn connect(monitor: &Monitor, options: qmp::Options) -> Result<Self> {
+    pub(crate) fn connect(monitor: &Monitor, options: qmp::Options, into: Into) -> Result<Self> {
         let client = qmp::Client::new(options);
         client.connect(Addr::from(monitor.socket.clone()))?;
-        Ok(Self(client))
+        Ok(Self { client, into })
     }
 }
 
 impl Calls for Ours {
     fn calls(&mut self, command: &str, count: usize) -> Result<()> {
         if count == 1 {
-            self.0.execute(command, ())?;
+            match self.into {
+                Into::Type => drop(self.client.execute_as::<Schema>(command, ())?),
+                _ => drop(self.client.execute(command, ())?),
+            }
             return Ok(());
         }
-        let start = |_| self.0.call(command).start();
+        let start = |_| self.client.call(command).start();
         let pending: Vec<_> = (0..count)
             .map(start)
             .collect::<std::result::Result<_, _>>()?;

@@ -3,11 +3,13 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::qemu::ByHand;
+use crate::schema::Schema;
 use crate::support::Result;
-use crate::{Calls, Monitor};
+use crate::{Calls, Into, Monitor};
 
 /// What the raw client does besides the least.
 #[derive(Clone, Copy, Default)]
@@ -16,8 +18,16 @@ pub(crate) struct Extras {
     pub(crate) oob: bool,
     /// Has no more than that many in flight.
     pub(crate) window: Option<usize>,
-    /// Makes a value of each reply.
-    pub(crate) parse: bool,
+    /// What it makes of each reply.
+    pub(crate) into: Into,
+}
+
+/// A reply with a schema.
+#[derive(Deserialize)]
+#[allow(dead_code, reason = "what is measured is how it is made")]
+struct Reply {
+    r#return: Schema,
+    id: u64,
 }
 
 pub(crate) struct Raw {
@@ -68,14 +78,17 @@ impl Calls for Raw {
             if received.is_empty() {
                 return Err("the server has gone".into());
             }
-            if !self.extras.parse {
+            if self.extras.into == Into::Nothing {
                 replies += received.iter().filter(|byte| **byte == b'\n').count();
                 continue;
             }
             for part in received.split_inclusive(|byte| *byte == b'\n') {
                 self.line.extend_from_slice(part);
                 if part.ends_with(b"\n") {
-                    let _value: Value = serde_json::from_slice(&self.line)?;
+                    match self.extras.into {
+                        Into::Type => drop(serde_json::from_slice::<Reply>(&self.line)?),
+                        _ => drop(serde_json::from_slice::<Value>(&self.line)?),
+                    }
                     self.line.clear();
                     replies += 1;
                 }
