@@ -294,7 +294,6 @@ impl Pending {
 
     fn reply(&self, come: Come) -> Result<Reply, Error> {
         let Come { number, outcome } = come;
-        let command = self.command.clone();
         let value = match outcome {
             Outcome::Return(value) => value,
             Outcome::Text(text) => text.into_value(),
@@ -302,13 +301,13 @@ impl Pending {
                 return Err(Error::Execute {
                     class: class.into(),
                     desc: desc.into(),
-                    command,
+                    command: self.command.clone(),
                     number,
                 });
             }
             Outcome::Malformed(object) => {
                 return Err(Error::BadReply {
-                    command,
+                    command: self.command.clone(),
                     value: Arc::new(Value::Object(object)),
                     cause: None,
                 });

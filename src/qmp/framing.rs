@@ -31,8 +31,8 @@ pub(super) struct Objects {
 pub(super) enum Incoming {
     /// Of any kind.
     Object(Map<String, Value>),
-    /// A reply that is wanted as text.
-    Reply(TextReply),
+    /// A reply that is wanted as text; in a box, for the sake of all the small ones that are not.
+    Reply(Box<TextReply>),
 }
 
 impl Incoming {
@@ -70,7 +70,7 @@ impl Objects {
         if self.wishes.are_there()
             && let Some(reply) = TextReply::of(text)
         {
-            return Ok(Incoming::Reply(reply));
+            return Ok(Incoming::Reply(Box::new(reply)));
         }
         parse(text).map(Incoming::Object)
     }

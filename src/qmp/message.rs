@@ -52,10 +52,11 @@ impl From<Incoming> for Inbound {
     fn from(incoming: Incoming) -> Self {
         match incoming {
             Incoming::Object(object) => object.into(),
-            Incoming::Reply(TextReply { id, value }) => Self::Reply(Answer {
-                id,
-                outcome: Outcome::Text(value),
-            }),
+            Incoming::Reply(reply) => {
+                let TextReply { id, value } = *reply;
+                let outcome = Outcome::Text(value);
+                Self::Reply(Answer { id, outcome })
+            }
         }
     }
 }
