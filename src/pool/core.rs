@@ -116,8 +116,19 @@ impl Core {
     pub(super) fn step<R>(&self, act: impl FnOnce(&mut Queue, Instant) -> R) -> R {
         let mut state = self.state.lock();
         let result = act(&mut state.queue, Instant::now());
-        self.carry_out(state);
+        self.carry_out(state, None);
         result
+    }
+
+    /// Makes one move on the thread of the slave `own`, and returns the order for it that follows, which is not sent.
+    pub(super) fn step_for(
+        &self,
+        own: SlaveId,
+        act: impl FnOnce(&mut Queue, Instant),
+    ) -> Option<Order> {
+        let mut state = self.state.lock();
+        act(&mut state.queue, Instant::now());
+        self.carry_out(state, Some(own))
     }
 
     /// Waits until `until` gives something, for as long as it takes or until `limit`; none then.
@@ -147,11 +158,12 @@ impl Core {
             };
         };
         state.waiting -= 1;
-        self.carry_out(state);
+        self.carry_out(state, None);
         result
     }
 
-    fn carry_out(&self, mut state: MutexGuard<'_, State>) {
+    /// Does what follows from a move, but for the order to the slave `own`, which is returned.
+    fn carry_out(&self, mut state: MutexGuard<'_, State>, own: Option<SlaveId>) -> Option<Order> {
         let mut effects = state.queue.take_effects();
         let due = state.queue.next_due();
         if due.is_some_and(|due| state.alarm.is_none_or(|alarm| due < alarm)) {
@@ -174,8 +186,13 @@ impl Core {
         drop(state);
         // What leads to further moves, on other threads, comes last: the observer hears of this one first.
         effects.sort_by_key(Effect::is_order);
+        let mut kept = None;
         for effect in effects {
-            self.perform(effect);
+            match self.perform(effect) {
+                Some((slave, order)) if own == Some(slave.id) => kept = Some(order),
+                Some((slave, order)) => slave.order(order),
+                None => {}
+            }
         }
         if ends {
             let mut state = self.state.lock();
@@ -184,13 +201,15 @@ impl Core {
                 self.changed.notify_all();
             }
         }
+        kept
     }
 
-    fn perform(&self, effect: Effect<Arc<Work>, Arc<Peer>>) {
+    /// Does what follows from a move, or returns the order that it is.
+    fn perform(&self, effect: Effect<Arc<Work>, Arc<Peer>>) -> Option<(Arc<Peer>, Order)> {
         let observer = &self.observer;
         match effect {
-            Effect::Run { slave, key, task } => slave.order(Order::Run(key, task)),
-            Effect::Leave { slave } => slave.order(Order::Leave),
+            Effect::Run { slave, key, task } => return Some((slave, Order::Run(key, task))),
+            Effect::Leave { slave } => return Some((slave, Order::Leave)),
             Effect::Ended {
                 task,
                 slave,
@@ -235,6 +254,7 @@ impl Core {
                 tell("slave_changed", || observer.slave_changed(&change));
             }
         }
+        None
     }
 
     pub(super) fn started(&self, work: &Work, peer: &Peer) {
@@ -348,7 +368,7 @@ impl Core {
             state.queue.tick(Instant::now());
             let due = state.queue.next_due();
             state.alarm = due;
-            self.carry_out(state);
+            self.carry_out(state, None);
             state = self.state.lock();
             // Something may have become due, or be due earlier, while the lock was open.
             if state.over || state.alarm != due {

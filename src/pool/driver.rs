@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 
-use super::core::{Core, Order, Peer, Work};
+use super::core::{Core, Order, Peer, Queue, Work};
 use super::error::chain;
 use super::queue::{Next, Report};
+use crate::lifecycle::Stop;
 use crate::master::{Error, Missed};
 use crate::task::{Loss, Outcome};
 
@@ -62,21 +63,14 @@ impl Driver {
 
     /// Does what comes; false if the slave is to leave, true if it is not connected any more.
     fn work(&self) -> bool {
-        let (id, connection) = (self.peer.id, &self.peer.connection);
-        let ended = connection.ended();
+        let id = self.peer.id;
+        let ended = self.peer.connection.ended();
+        let mut kept = None;
         loop {
-            let order = select! {
-                recv(self.orders) -> order => order,
-                recv(ended.channel()) -> _ => {
-                    let why = "the connection has ended".to_owned();
-                    if self.core.step(|queue, now| queue.went_down(id, why, now)) {
-                        return true;
-                    }
-                    // It was given a task just now, and learns of the end when it offers it.
-                    self.orders.recv()
-                }
+            let Some(order) = kept.take().or_else(|| self.wait(&ended)) else {
+                return true;
             };
-            let Ok(Order::Run(key, work)) = order else {
+            let Order::Run(key, work) = order else {
                 return false;
             };
             let report = self.carry_out(&work);
@@ -84,12 +78,28 @@ impl Driver {
             if matches!(report, Report::Lost(Loss::Stopped)) {
                 self.core.close(); // before the report, which would have the task done elsewhere
             }
-            self.core
-                .step(|queue, now| queue.report(id, key, report, now));
+            let report = |queue: &mut Queue, now| queue.report(id, key, report, now);
+            kept = self.core.step_for(id, report);
             if lost {
-                return true;
+                return true; // an order to leave is seen without: there is nothing to connect
             }
         }
+    }
+
+    /// The next order; none if the connection has ended.
+    fn wait(&self, ended: &Stop) -> Option<Order> {
+        let order = select! {
+            recv(self.orders) -> order => order,
+            recv(ended.channel()) -> _ => {
+                let (id, why) = (self.peer.id, "the connection has ended".to_owned());
+                if self.core.step(|queue, now| queue.went_down(id, why, now)) {
+                    return None;
+                }
+                // It was given a task just now, and learns of the end when it offers it.
+                self.orders.recv()
+            }
+        };
+        Some(order.unwrap_or(Order::Leave))
     }
 
     /// Gives the slave a task and waits for its end.
