@@ -5,6 +5,7 @@
 //! after it, without the lock.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -82,6 +83,8 @@ pub(super) struct Core {
     pub(super) settings: Settings,
     pub(super) master: Handle,
     pub(super) observer: Arc<dyn Observer>,
+    /// How many slaves are connected or may still be, for maps, which ask often.
+    slaves: AtomicUsize,
     state: Mutex<State>,
     changed: Condvar,
     due: Condvar,
@@ -101,6 +104,7 @@ impl Core {
             settings,
             master,
             observer,
+            slaves: AtomicUsize::new(0),
             state: Mutex::new(state),
             changed: Condvar::new(),
             due: Condvar::new(),
@@ -173,14 +177,23 @@ impl Core {
         if state.waiting > 0 {
             self.changed.notify_all();
         }
-        let mut ends = false;
+        let (mut ends, mut changes) = (false, false);
         for effect in &effects {
-            if let Effect::Ended { task, result, .. } = effect {
-                ends = true;
-                if matches!(result, Err(JobError::Closed)) {
-                    state.unfinished.push(task.id);
+            match effect {
+                Effect::Ended { task, result, .. } => {
+                    ends = true;
+                    if matches!(result, Err(JobError::Closed)) {
+                        state.unfinished.push(task.id);
+                    }
                 }
+                Effect::Changed { .. } => changes = true,
+                _ => {}
             }
+        }
+        // No slave comes, goes or is given up without that being told.
+        if changes {
+            let (_, slaves) = state.queue.connected();
+            self.slaves.store(slaves, Ordering::Relaxed); // under the lock, so the last one stays
         }
         state.telling += usize::from(ends);
         drop(state);
@@ -304,8 +317,8 @@ impl Core {
 
     /// How many inputs a map may take before it has given out their results.
     pub(super) fn look_ahead(&self) -> usize {
-        let slaves = |queue: &Queue| queue.connected().1;
-        (self.settings.look_ahead).unwrap_or_else(|| 2 * self.look(slaves) + 8)
+        let slaves = || self.slaves.load(Ordering::Relaxed);
+        (self.settings.look_ahead).unwrap_or_else(|| 2 * slaves() + 8)
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {

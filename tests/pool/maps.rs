@@ -71,6 +71,31 @@ fn an_input_is_taken_only_when_there_is_room() {
 }
 
 #[test]
+fn a_map_looks_ahead_by_the_slaves_that_there_are() {
+    deadline(LIMIT, || {
+        let (hand, another) = (Hand::start(), Hand::start());
+        let master = master().start().unwrap();
+        let pool = up(master.pool().slave("w", hand.address()), 1);
+        let taken = Cell::new(0);
+        let inputs = (0..).inspect(|_| taken.set(taken.get() + 1));
+        let mut results = pool.map_with::<Value, _>(inputs, &Options::new().on("w"));
+        let mut takes = |so_many: usize| {
+            hand.ends(json!("done"));
+            results.next().unwrap().1.unwrap();
+            assert_eq!(taken.get(), so_many);
+        };
+        takes(10); // two for each slave and eight more
+        pool.add_slave("x", &another.address(), [""; 0]).unwrap();
+        takes(13); // and one was given out
+        pool.remove_slave("x").unwrap();
+        takes(13);
+        takes(13);
+        takes(14);
+        hand.ends(json!("dropped"));
+    });
+}
+
+#[test]
 fn early_results_of_an_ordered_map_count_as_taken() {
     deadline(LIMIT, || {
         let (slow, (fast, did)) = (Hand::start(), echo());
