@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::core::{Asked, Core, Failure};
 use super::error::Error;
@@ -285,7 +286,8 @@ impl Connection {
     /// [`Error::Unserializable`] if `data` is not expressible in JSON, for instance a map with keys that are no text.
     pub fn new_task(&self, data: impl Serialize) -> Result<Task, Error> {
         let data = serde_json::to_value(data).map_err(|source| Error::Unserializable { source })?;
-        Ok(Task::of(self.clone(), Arc::new(Job::new(Arc::new(data)))))
+        let job = Job::new(Uuid::new_v4(), Arc::new(data));
+        Ok(Task::of(self.clone(), Arc::new(job)))
     }
 
     /// Hands the job over to the slave, and sees to its state. The one place where a started task leaves the master.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::connection::Connection;
 use super::core::{Core, Failure};
@@ -105,8 +106,15 @@ impl Connection {
     }
 
     /// Offers a new task with this data; it is accepted, or there is a reason and its words.
-    pub(crate) fn offer(&self, data: Arc<Value>, limit: Duration) -> Result<Task, (Missed, Error)> {
-        let job = Arc::new(Job::new(data));
+    ///
+    /// `id` is one that no other task has, nor an earlier offer of this one.
+    pub(crate) fn offer(
+        &self,
+        id: Uuid,
+        data: Arc<Value>,
+        limit: Duration,
+    ) -> Result<Task, (Missed, Error)> {
+        let job = Arc::new(Job::new(id, data));
         let retry = Retry {
             total: limit,
             ..self.core.settings.retry

@@ -41,9 +41,9 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(data: Arc<Value>) -> Self {
+    pub(super) fn new(id: Uuid, data: Arc<Value>) -> Self {
         Self {
-            id: Uuid::new_v4(),
+            id,
             data,
             state: Mutex::new(State {
                 status: Status::Idle,

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::builder::Settings;
 use super::error::{Error, JobError};
+use super::ids::Ids;
 use super::job::Ticket;
 use super::map::Ends;
 use super::options::Policy;
@@ -83,6 +84,7 @@ pub(super) struct Core {
     pub(super) settings: Settings,
     pub(super) master: Handle,
     pub(super) observer: Arc<dyn Observer>,
+    pub(super) ids: Ids,
     /// How many slaves are connected or may still be, for maps, which ask often.
     slaves: AtomicUsize,
     state: Mutex<State>,
@@ -104,6 +106,7 @@ impl Core {
             settings,
             master,
             observer,
+            ids: Ids::new(),
             slaves: AtomicUsize::new(0),
             state: Mutex::new(state),
             changed: Condvar::new(),

@@ -105,7 +105,8 @@ impl Driver {
     /// Gives the slave a task and waits for its end.
     fn carry_out(&self, work: &Work) -> Report {
         let connection = &self.peer.connection;
-        let (missed, error) = match connection.offer(work.data.clone(), self.core.patience()) {
+        let (id, limit) = (self.core.ids.next(), self.core.patience());
+        let (missed, error) = match connection.offer(id, work.data.clone(), limit) {
             Ok(task) => {
                 self.core.started(work, &self.peer);
                 return match task.into_outcome() {

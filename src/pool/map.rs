@@ -15,7 +15,6 @@ use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::core::{Core, Owner, Work};
 use super::error::JobError;
@@ -110,7 +109,7 @@ where
             }
         };
         let work = Work {
-            id: Uuid::new_v4(),
+            id: self.core.ids.next(),
             data,
             owner: Owner::Map(number, self.ends.clone()),
         };

@@ -43,6 +43,7 @@ mod builder;
 mod core;
 mod driver;
 mod error;
+mod ids;
 mod job;
 mod map;
 mod options;
@@ -247,7 +248,7 @@ impl Pool {
     fn admit(&self, data: impl Serialize, options: &Options, wait: bool) -> Result<Job, Error> {
         let data = serde_json::to_value(data).map_err(|source| Error::Unserializable { source })?;
         let policy = Arc::new(options.over(&self.core.settings.defaults));
-        let id = Uuid::new_v4();
+        let id = self.core.ids.next();
         let ticket = Arc::new(Ticket::new(id));
         let work = Work {
             id,
