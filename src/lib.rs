@@ -2,6 +2,8 @@
 
 pub use lifecycle::Leftover;
 
+#[cfg(unix)]
+pub mod concerns;
 pub mod http;
 mod lifecycle;
 pub mod listener;

@@ -34,8 +34,14 @@ fn listed() -> BTreeSet<String> {
         .collect()
 }
 
-/// A name without its port: `m7235-http` is `m#-http`.
+/// A name without its port: `m7235-http` is `m#-http`; or its number: `node-7:rd` is `node-#:rd`.
 fn general(name: &str) -> String {
+    if let Some(("node", rest)) = name.split_once('-')
+        && let Some((number, duty)) = rest.split_once(':')
+        && number.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        return format!("node-#:{duty}");
+    }
     match name.split_once('-') {
         Some((side, duty))
             if side.len() > 1 && side[1..].bytes().all(|byte| byte.is_ascii_digit()) =>
@@ -54,11 +60,13 @@ fn ports_are_made_general() {
         ("listener", "listener"),
         ("t-http", "t-http"),
         ("m7235", "m7235"),
+        ("node-12:rd", "node-#:rd"),
+        ("node:run", "node:run"),
     ];
     for (name, expected) in table {
         assert_eq!(general(name), expected);
     }
-    assert_eq!(listed().len(), 20);
+    assert_eq!(listed().len(), 28);
 }
 
 /// A request whose body is not coming.
@@ -100,6 +108,30 @@ fn loops() -> impl Sized {
     let client = Client::new(qmp::Options::new().guest_agent());
     client.connect(ours).unwrap();
     (peer, quiet, agent, client)
+}
+
+/// Two nodes with a link, a stranger who says nothing, and somebody to connect to who does not, either.
+#[cfg(unix)]
+fn nodes() -> impl Sized {
+    use interplay::concerns::Node;
+    use std::net::TcpListener;
+
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = std::env::temp_dir().join(format!("interplay-peers-{}", std::process::id()));
+    let hub = Node::builder()
+        .identity("hub-1")
+        .listen("127.0.0.1:0")
+        .store(&file)
+        .start()
+        .unwrap();
+    let address = hub.address().unwrap().to_owned();
+    let node = Node::builder()
+        .join(&address)
+        .join(silent.local_addr().unwrap().to_string())
+        .start()
+        .unwrap();
+    let stranger = TcpStream::connect(address).unwrap();
+    (silent, stranger, node, hub)
 }
 
 #[test]
@@ -178,10 +210,17 @@ fn every_thread_has_a_name_that_readme_lists() {
         drop(bodies);
         #[cfg(unix)]
         let _loops = loops();
+        #[cfg(unix)]
+        let nodes = nodes();
         for name in listed().iter().filter(|name| name.contains(':')) {
-            eventually(LIMIT, || threads().contains(name)); // they name themselves
+            eventually(LIMIT, || {
+                look(); // some are short-lived
+                threads().iter().any(|running| general(running) == *name) // they name themselves
+            });
         }
         look();
+        #[cfg(unix)]
+        drop(nodes);
         drop(pool);
         let goodbye = format!("m{}-goodbye", own_master.local_addr().port());
         let closing = spawn("closing", move || own_master.close());

@@ -96,6 +96,11 @@ impl<T, E: Clone> EventQueue<T, E> {
         next.unwrap_or(Err(NoEvent::TimedOut))
     }
 
+    /// How many were dropped since the last receive.
+    pub(crate) fn lost(&self) -> u64 {
+        self.state.lock().lost
+    }
+
     /// All events that are there. A gap before them is still reported by the next receive.
     pub(crate) fn drain(&self) -> VecDeque<T> {
         mem::take(&mut self.state.lock().events)
@@ -141,7 +146,9 @@ mod tests {
         for event in 1..=5 {
             queue.push(event);
         }
+        assert_eq!(queue.lost(), 2);
         assert_eq!(queue.recv(None), Err(NoEvent::Lagged(2)));
+        assert_eq!(queue.lost(), 0);
         assert_eq!(queue.recv(None), Ok(3));
         assert_eq!(queue.try_recv(), Ok(4));
         assert_eq!(queue.recv(None), Ok(5));

@@ -11,6 +11,7 @@ use super::hook::{self, Inside};
 use super::queue::{Lane, Place, Progress, Refused, Wait, Why};
 use super::session::Session;
 use super::state::State;
+use super::turn::Reading;
 
 /// A handle to one session, for hooks and for other threads.
 ///
@@ -84,9 +85,15 @@ impl<P: Protocol> Link<P> {
     /// the deadline, or the end of the session. Whatever comes meanwhile is delivered on this
     /// thread. Returns at once if another thread reads; so the wait itself comes behind it.
     pub(crate) fn lend_thread(&self, deadline: Option<Instant>, done: impl Fn() -> bool) {
-        if let Some(session) = self.session.upgrade() {
-            session.lend(deadline, done);
+        if let Some(mut reading) = self.take_turn() {
+            reading.read(deadline, None, done);
         }
+    }
+
+    /// Lets the calling thread have the turn to read, so that what comes from now on wakes no other; `None` if another
+    /// thread has it, or this system cannot do that.
+    pub(crate) fn take_turn(&self) -> Option<Reading<P>> {
+        self.session.upgrade()?.take_turn()
     }
 
     /// Whether this is a thread of the session, or one inside a hook of its loop.

@@ -136,6 +136,7 @@ pub use options::Options;
 pub use queue::Progress;
 pub use state::State;
 pub use stream::Stream;
+pub(crate) use watch::Waker;
 
 /// What a [`Loop`] runs: how messages are made of bytes, and what becomes of them.
 ///

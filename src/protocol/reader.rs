@@ -34,7 +34,7 @@ pub(super) fn read<P: Protocol>(
     session: &Arc<Session<P>>,
     turn: &mut Turn<P>,
 ) -> Result<(), Error> {
-    let Turn { watch, inbox } = turn;
+    let Turn { watch, inbox, .. } = turn;
     match inbox.fill(|room| watch.stream().read_now(room)) {
         _ if session.is_closing() => Ok(()),
         Ok(0) => Err(inbox.at_end()),

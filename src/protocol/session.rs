@@ -158,7 +158,11 @@ impl<P: Protocol> Session<P> {
             discarded: AtomicU64::new(0),
             setup,
         });
-        let turn = Turn { watch, inbox };
+        let turn = Turn {
+            watch,
+            inbox,
+            hushed: false,
+        };
         let threads = Self::spawn_all(&session, shared, stream, served, turn);
         let coordinator = threads.inspect_err(|_| session.give_up())?;
         *session.coordinator.lock() = Some(coordinator);

@@ -14,7 +14,7 @@ use super::codec::Inbox;
 use super::error::Error;
 use super::hook::{self, Inside};
 use super::session::Session;
-use super::watch::Watch;
+use super::watch::{Waker, Watch};
 use super::{Protocol, reader};
 
 /// What one reads with. There is one in a session.
@@ -22,6 +22,16 @@ pub(super) struct Turn<P: Protocol> {
     pub(super) watch: Arc<Watch>,
     /// Between two turns it holds no whole message.
     pub(super) inbox: Inbox<P::Decoder>,
+    /// The reader's thread is not woken by what comes.
+    pub(super) hushed: bool,
+}
+
+impl<P: Protocol> Turn<P> {
+    /// Has the reader's thread woken by what comes.
+    fn rouse(&mut self) -> Result<(), Error> {
+        self.hushed = false;
+        self.watch.rouse().map_err(Error::of_io)
+    }
 }
 
 /// Where the turn of a session is.
@@ -59,9 +69,13 @@ impl<P: Protocol> Turns<P> {
         let mut place = self.place.lock();
         loop {
             match mem::replace(&mut *place, Place::Reader) {
-                Place::Free(turn) => {
+                Place::Free(mut turn) => {
                     drop(place);
-                    return slept.map(|()| turn).map_err(Error::of_io);
+                    slept.map_err(Error::of_io)?;
+                    if turn.hushed {
+                        turn.rouse()?; // it is the end that has woken this thread
+                    }
+                    return Ok(turn);
                 }
                 Place::Failed(error) => return Err(error),
                 // It was roused a moment too soon, or by the end of the stream.
@@ -82,6 +96,14 @@ impl<P: Protocol> Turns<P> {
         }
     }
 
+    /// Nothing more can be read.
+    fn fail(&self, turn: &Turn<P>, error: Error) {
+        // The reader's thread has to hear of it, and the end of the stream wakes it for sure.
+        turn.watch.stream().end_reading();
+        let _ = turn.watch.rouse();
+        self.give_back(Place::Failed(error));
+    }
+
     fn give_back(&self, place: Place<P>) {
         *self.place.lock() = place;
         self.back.notify_one();
@@ -89,38 +111,77 @@ impl<P: Protocol> Turns<P> {
 }
 
 impl<P: Protocol> Session<P> {
-    /// Lets the calling thread read until `done`, the deadline, or the end of the session. Returns
-    /// at once if another thread reads.
-    pub(super) fn lend(self: &Arc<Self>, deadline: Option<Instant>, done: impl Fn() -> bool) {
-        let Some(mut turn) = self.turns.take() else {
+    /// Gives the calling thread the turn; `None` if another thread reads.
+    pub(super) fn take_turn(self: &Arc<Self>) -> Option<Reading<P>> {
+        let mut turn = self.turns.take()?;
+        if !turn.hushed && !turn.watch.hush() {
+            self.turns.give_back(Place::Free(turn));
+            return None;
+        }
+        turn.hushed = true;
+        Some(Reading {
+            session: self.clone(),
+            turn: Some(turn),
+        })
+    }
+}
+
+/// The turn of a session, with a thread that is not its reader's. The reader's thread gets it back when this is
+/// dropped.
+pub(crate) struct Reading<P: Protocol> {
+    session: Arc<Session<P>>,
+    /// Until it is given back.
+    turn: Option<Turn<P>>,
+}
+
+impl<P: Protocol> Reading<P> {
+    /// Reads until `done`, the deadline, or the end of the session. Whatever comes meanwhile is delivered on
+    /// this thread. The waker has it ask again whether it is done.
+    pub(crate) fn read(
+        &mut self,
+        deadline: Option<Instant>,
+        waker: Option<&Waker>,
+        done: impl Fn() -> bool,
+    ) {
+        let Some(mut turn) = self.turn.take() else {
             return;
         };
-        if !turn.watch.hush() {
-            return self.turns.give_back(Place::Free(turn));
-        }
-        let _inside = Inside::enter(self.setup.key());
-        let goes_on = || !done() && !self.is_closing();
+        let session = &self.session;
+        let _inside = Inside::enter(session.setup.key());
+        let goes_on = || !done() && !session.is_closing();
         let read = hook::guard("drop", || {
             // Asked again after the wait, so that a reason to leave the reading to the reader's
             // thread counts from the next message on.
-            while goes_on() && turn.watch.wait(deadline).map_err(Error::of_io)? && goes_on() {
-                reader::read(self, &mut turn)?;
+            while goes_on() && turn.watch.wait(deadline, waker).map_err(Error::of_io)? && goes_on()
+            {
+                reader::read(session, &mut turn)?;
             }
             Ok(())
         });
-        let roused = read
-            .flatten()
-            .and_then(|()| turn.watch.rouse().map_err(Error::of_io));
-        let place = match roused {
-            Ok(()) => Place::Free(turn),
-            Err(error) => {
-                // The reader's thread has to hear of it, and the end of the stream wakes it for sure.
-                turn.watch.stream().end_reading();
-                let _ = turn.watch.rouse();
-                Place::Failed(error)
+        match read.flatten() {
+            Ok(()) => self.turn = Some(turn),
+            Err(error) => session.turns.fail(&turn, error),
+        }
+    }
+
+    /// Lets others have the turn, but the reader's thread only if they let it: it sleeps on whatever comes, until
+    /// somebody else has had the turn and dropped it.
+    pub(crate) fn leave_hushed(mut self) {
+        if let Some(turn) = self.turn.take() {
+            self.session.turns.give_back(Place::Free(turn));
+        }
+    }
+}
+
+impl<P: Protocol> Drop for Reading<P> {
+    fn drop(&mut self) {
+        if let Some(mut turn) = self.turn.take() {
+            let turns = &self.session.turns;
+            match turn.rouse() {
+                Ok(()) => turns.give_back(Place::Free(turn)),
+                Err(error) => turns.fail(&turn, error),
             }
-        };
-        self.turns.give_back(place);
+        }
     }
 }
 
@@ -259,6 +320,65 @@ mod tests {
         assert!(Instant::now() >= deadline);
         far.write_all(b"later\n").unwrap();
         assert_ne!(hears.recv_timeout(LIMIT).unwrap().1, current().id());
+    }
+
+    /// The turn, tried for as long as the reader's thread is still at work.
+    #[cfg(target_os = "linux")]
+    fn taken(link: &Link<Teller>) -> Reading<Teller> {
+        loop {
+            if let Some(reading) = link.take_turn() {
+                return reading;
+            }
+            yield_now();
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_waker_ends_the_reading_when_something_else_is_done() {
+        let (teller, hears, mut far) = connected();
+        let waker = Arc::new(Waker::new().unwrap());
+        let done = Arc::new(AtomicBool::new(false));
+        waker.wake(); // for nothing: it goes on
+        let (reads, reading) = unbounded();
+        let lent = start({
+            let (link, waker, done) = (teller.link().unwrap(), waker.clone(), done.clone());
+            move || {
+                taken(&link).read(far_future(), Some(&waker), || {
+                    let _ = reads.send(());
+                    done.load(Ordering::Relaxed)
+                });
+                current().id()
+            }
+        });
+        reading.recv_timeout(LIMIT).unwrap();
+        far.write_all(b"a line\n").unwrap();
+        let (_, told) = hears.recv_timeout(LIMIT).unwrap();
+        done.store(true, Ordering::Relaxed);
+        waker.wake();
+        assert_eq!(lent.join().unwrap(), told);
+        far.write_all(b"another\n").unwrap();
+        assert_ne!(hears.recv_timeout(LIMIT).unwrap().1, told);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_comes_behind_a_hush_waits_for_the_next_turn_and_the_end_does_not() {
+        let (teller, hears, mut far) = connected();
+        let link = teller.link().unwrap();
+        taken(&link).leave_hushed();
+        far.write_all(b"first\n").unwrap();
+        assert!(hears.recv_timeout(Duration::from_millis(20)).is_err());
+        let mut reading = link.take_turn().unwrap();
+        reading.read(far_future(), None, || !hears.is_empty());
+        assert_eq!(hears.recv_timeout(LIMIT).unwrap().1, current().id());
+        reading.leave_hushed();
+        far.write_all(b"second\n").unwrap();
+        assert!(hears.recv_timeout(Duration::from_millis(20)).is_err());
+        drop(link.take_turn().unwrap()); // which lets the reader have it
+        assert_ne!(hears.recv_timeout(LIMIT).unwrap().1, current().id());
+        taken(&link).leave_hushed();
+        assert!(teller.disconnect().unwrap().unwrap().is_clean());
     }
 
     #[test]

@@ -13,6 +13,8 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::stream::Stream;
 
+pub(crate) use sleep::Waker;
+
 /// A stream, and the sleep of the one thread that reads from it by default.
 pub(super) struct Watch {
     stream: Arc<Stream>,
@@ -46,19 +48,39 @@ impl Watch {
         self.sleep.rouse(&self.stream)
     }
 
-    /// Waits until there is something to read, as a thread that is not the sleeper; false if there
-    /// is nothing by `deadline`.
-    pub(super) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
+    /// Waits until there is something to read, or the waker was used, as a thread that is not the sleeper;
+    /// false if there is nothing by `deadline`.
+    pub(super) fn wait(
+        &self,
+        deadline: Option<Instant>,
+        waker: Option<&Waker>,
+    ) -> io::Result<bool> {
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             // A time too long for the kernel is none that anybody waits for.
             let left = left.and_then(|left| Timespec::try_from(left).ok());
-            let mut readable = [PollFd::new(&*self.stream, PollFlags::IN)];
-            match poll(&mut readable, left.as_ref()) {
+            let stream = PollFd::new(&*self.stream, PollFlags::IN);
+            // Without a waker it is the stream alone.
+            let fd = waker.and_then(Waker::fd);
+            let other = fd.map_or_else(
+                || stream.clone(),
+                |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN),
+            );
+            let mut ready = [stream, other];
+            let watched = 1 + usize::from(fd.is_some());
+            match poll(&mut ready[..watched], left.as_ref()) {
                 Ok(0) => return Ok(false),
-                Err(Errno::INTR) => {}
-                ready => return Ok(ready.map(|_| true)?),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+                Ok(_) => {}
             }
+            if let Some(waker) = waker
+                && fd.is_some()
+                && !ready[1].revents().is_empty()
+            {
+                waker.settle();
+            }
+            return Ok(true);
         }
     }
 }
@@ -66,11 +88,37 @@ impl Watch {
 #[cfg(target_os = "linux")]
 mod sleep {
     use std::mem::MaybeUninit;
-    use std::os::fd::OwnedFd;
+    use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
     use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+    use rustix::event::{EventfdFlags, eventfd};
 
     use super::{Stream, io, retry_on_intr};
+
+    /// Wakes a thread that waits at a stream in the reader's place.
+    pub(crate) struct Waker(OwnedFd);
+
+    impl Waker {
+        pub(crate) fn new() -> io::Result<Self> {
+            let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+            Ok(Self(eventfd(0, flags)?))
+        }
+
+        /// Wakes the thread, or keeps it from its next wait. It may be woken for nothing later.
+        pub(crate) fn wake(&self) {
+            // It fails only if it was used so often that nothing can be added, and so is seen.
+            let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        }
+
+        pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+            Some(self.0.as_fd())
+        }
+
+        /// Has been seen.
+        pub(super) fn settle(&self) {
+            let _ = rustix::io::read(&self.0, &mut [0; 8]);
+        }
+    }
 
     pub(super) struct Sleep(OwnedFd);
 
@@ -104,7 +152,26 @@ mod sleep {
 
 #[cfg(not(target_os = "linux"))]
 mod sleep {
+    use std::os::fd::BorrowedFd;
+
     use super::{PollFd, PollFlags, Stream, io, poll, retry_on_intr};
+
+    /// Wakes nobody, since no thread waits in the reader's place.
+    pub(crate) struct Waker;
+
+    impl Waker {
+        pub(crate) fn new() -> io::Result<Self> {
+            Ok(Self)
+        }
+
+        pub(crate) fn wake(&self) {}
+
+        pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        pub(super) fn settle(&self) {}
+    }
 
     pub(super) struct Sleep;
 
