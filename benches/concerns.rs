@@ -14,7 +14,7 @@ mod support;
 mod usage;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use interplay::concerns::{
-    Answer, BoxError, Concern, Context, Event, Message, Node, Outgoing, PeerState, Priority, Timing,
+    Answer, BoxError, Builder, Concern, Context, Event, Message, Node, Outgoing, PeerState,
+    Priority, Timing,
 };
 use serde::{Deserialize, Serialize};
 use support::{Options, Result, median, quantile};
@@ -95,22 +96,26 @@ impl Concern for Counter {
 }
 
 /// Two nodes that are connected, and what the first of them counts.
-fn two_nodes(answers: bool) -> Result<(Node, Node, Arc<AtomicU64>)> {
+fn two_nodes() -> Result<(Node, Node, Arc<AtomicU64>)> {
     let count = Arc::new(AtomicU64::new(0));
-    let counter = |count| Counter { count, answers };
-    let one = Node::builder()
-        .identity("node-1")
-        .listen("127.0.0.1:0")
-        .concern(counter(count.clone()))
-        .start()?;
-    let two = Node::builder()
-        .identity("node-2")
-        .join(one.address().unwrap_or_default())
-        .concern(counter(Arc::default()))
-        .start()?;
+    let counter = Counter {
+        count: count.clone(),
+        answers: false,
+    };
+    let one = Node::builder().identity("node-1").concern(counter);
+    let one = one.listen("127.0.0.1:0").start()?;
+    let two = node("node-2", false);
+    let two = two.join(one.address().unwrap_or_default()).start()?;
     sees(&two, "node-1")?;
     sees(&one, "node-2")?;
     Ok((one, two, count))
+}
+
+/// A node with a counter that nobody looks at.
+fn node(identity: &str, answers: bool) -> Builder {
+    let count = Arc::default();
+    let counter = Counter { count, answers };
+    Node::builder().identity(identity).concern(counter)
 }
 
 /// Waits until a node is connected with a peer.
@@ -135,45 +140,90 @@ fn small() -> Item {
     }
 }
 
-/// Round trips, one after the other.
+/// Round trips, one after the other: with everything on one processor, and with the two sides on one each.
 fn trips(options: &Options) -> Result<()> {
+    println!("round trip of a request          bare TCP, µs   p50, µs   p99, µs   of bare");
+    for (name, here, there) in [("on one processor", 0, 0), ("on two processors", 0, 1)] {
+        // Left to itself the scheduler puts the two threads of bare TCP on one processor and those of nodes on
+        // two, or not, from run to run; then the ratio says more of it than of us.
+        if placed(here, || ())?.and(placed(there, || ())?).is_none() {
+            println!("  {name:<28} this system does not let us");
+            continue;
+        }
+        trips_between(options, name, here, there)?;
+    }
+    Ok(())
+}
+
+fn trips_between(options: &Options, name: &str, here: usize, there: usize) -> Result<()> {
     let (rounds, count) = match options.quick {
         true => (5, 500),
         false => (15, 4_000),
     };
-    let (_one, two, _) = two_nodes(true)?;
     let payload = small();
     // Its header, with length, kind, number, lifetime, priority and command, is about as long again.
-    let mut bare = Bare::start(serde_json::to_string(&payload)?.len() + 32)?;
-    let [mut ratios, mut bares, mut ours, mut worst] = [const { Vec::new() }; 4];
-    for _ in 0..rounds {
-        let mut of_bare = times(count, || bare.trip())?;
-        let mut of_ours = times(count, || {
-            two.request("node-1", COUNT, &payload, LONG)?;
-            Ok(())
-        })?;
-        ratios.push(median(&mut of_ours) / median(&mut of_bare));
-        bares.push(median(&mut of_bare));
-        ours.push(median(&mut of_ours));
-        worst.push(quantile(&mut of_ours, 0.99));
-    }
-    let (ours, ratio) = (median(&mut ours), median(&mut ratios));
-    println!("round trip of a request         p50, µs    p99, µs   of bare");
+    let length = serde_json::to_string(&payload)?.len() + 32;
+    let far = placed(there, || {
+        let one = node("node-1", true).listen("127.0.0.1:0").start()?;
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>((one, Bare::echo(length)?))
+    })?;
+    let (one, echo) = far.ok_or("it was placed a moment ago")??;
+    let near = placed(here, move || {
+        let two = node("node-2", true).join(one.address().unwrap_or_default());
+        let two = two.start()?;
+        sees(&two, "node-1")?;
+        sees(&one, "node-2")?;
+        let mut bare = Bare::connect(echo, length)?;
+        let [mut ratios, mut bares, mut ours, mut worst] = [const { Vec::new() }; 4];
+        for _ in 0..rounds {
+            let mut of_bare = times(count, || bare.trip())?;
+            let mut of_ours = times(count, || {
+                two.request("node-1", COUNT, &payload, LONG)?;
+                Ok(())
+            })?;
+            ratios.push(median(&mut of_ours) / median(&mut of_bare));
+            bares.push(median(&mut of_bare));
+            ours.push(median(&mut of_ours));
+            worst.push(quantile(&mut of_ours, 0.99));
+        }
+        let all = [&mut bares, &mut ours, &mut worst, &mut ratios];
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(all.map(|figures| median(figures)))
+    })?;
+    let [bare, ours, worst, ratio] = near.ok_or("it was placed a moment ago")??;
     println!(
-        "  bare TCP                   {:>10.1}",
-        median(&mut bares) * 1e6
-    );
-    println!(
-        "  Node::request              {:>10.1} {:>10.1}   x {ratio:.2}, to reach: {TRIPS}",
+        "  {name:<28} {:>14.1} {:>9.1} {:>9.1}   x {ratio:.2}, to reach: {TRIPS}",
+        bare * 1e6,
         ours * 1e6,
-        median(&mut worst) * 1e6,
+        worst * 1e6,
     );
     println!(
-        "  the original took {:.0} ms, {:.0} times as long",
+        "    the original took {:.0} ms, {:.0} times as long",
         ORIGINAL_TRIP * 1e3,
         ORIGINAL_TRIP / ours
     );
     Ok(())
+}
+
+/// Calls this on a thread of its own that runs on that processor, as all threads that it starts do. None if that
+/// cannot be had.
+#[cfg(target_os = "linux")]
+fn placed<R: Send>(processor: usize, call: impl FnOnce() -> R + Send) -> Result<Option<R>> {
+    use rustix::thread::{CpuSet, sched_setaffinity};
+
+    thread::scope(|scope| {
+        let body = move || {
+            let mut set = CpuSet::new();
+            set.set(processor);
+            sched_setaffinity(None, &set).ok().map(|()| call())
+        };
+        let thread = thread::Builder::new().spawn_scoped(scope, body)?;
+        Ok(thread.join().map_err(|_| "a bench's thread panicked")?)
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn placed<R: Send>(_: usize, _: impl FnOnce() -> R + Send) -> Result<Option<R>> {
+    Ok(None)
 }
 
 /// The seconds that each of so many calls takes.
@@ -193,20 +243,25 @@ struct Bare {
 }
 
 impl Bare {
-    fn start(length: usize) -> Result<Self> {
+    /// A thread that sends back what comes; where it listens.
+    fn echo(length: usize) -> Result<SocketAddr> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
-        let stream = TcpStream::connect(listener.local_addr()?)?;
-        stream.set_nodelay(true)?;
-        let (mut other, _) = listener.accept()?;
-        other.set_nodelay(true)?;
+        let address = listener.local_addr()?;
         let mut bytes = vec![0; length];
         thread::Builder::new().spawn(move || {
+            let (mut other, _) = listener.accept()?;
+            other.set_nodelay(true)?;
             while other.read_exact(&mut bytes).is_ok() && other.write_all(&bytes).is_ok() {}
+            io::Result::Ok(())
         })?;
-        Ok(Self {
-            stream,
-            bytes: vec![0; length],
-        })
+        Ok(address)
+    }
+
+    fn connect(echo: SocketAddr, length: usize) -> Result<Self> {
+        let stream = TcpStream::connect(echo)?;
+        stream.set_nodelay(true)?;
+        let bytes = vec![0; length];
+        Ok(Self { stream, bytes })
     }
 
     fn trip(&mut self) -> Result<()> {
@@ -224,7 +279,7 @@ fn rate(options: &Options) -> Result<()> {
     };
     println!("one way, small messages         a second   of the original");
     for (name, priority) in [("fast", Priority::Fast), ("medium", Priority::Medium)] {
-        let (_one, two, counted) = two_nodes(false)?;
+        let (_one, two, counted) = two_nodes()?;
         let message = Outgoing::request("node-1", COUNT, &small())?.priority(priority);
         let mut rates = Vec::new();
         for _ in 0..rounds {
