@@ -208,6 +208,8 @@ impl Run {
             self.step(now, Input::Round);
             now = Instant::now();
         }
+        // Before others can know by a message what is told here.
+        self.show();
         self.flush(now);
     }
 
