@@ -100,7 +100,7 @@ impl Connector {
 
 impl Concern for Connector {
     fn command(&self) -> Command {
-        Command::try_from(Self::COMMAND).expect("a command has 1 to 255 bytes")
+        Command::built_in(Self::COMMAND)
     }
 
     fn start(&mut self, context: &mut Context<'_>) -> Result<(), BoxError> {

@@ -325,7 +325,7 @@ impl State {
             to,
             hop: Hop::Any,
             previous_hop: None,
-            command: Command::try_from("bye").expect("a command has 1 to 255 bytes"),
+            command: Command::built_in("bye"),
             payload: Payload::empty(),
             priority: Priority::Fast,
             hops: 0,

@@ -180,7 +180,7 @@ fn command_of(concern: &dyn Concern) -> Result<Command, Error> {
 
 /// What a concern is called that could not say its command.
 fn unnamed() -> Command {
-    Command::try_from("?").expect("one byte is enough for a command")
+    Command::built_in("?")
 }
 
 fn with_cause(error: &Error) -> String {

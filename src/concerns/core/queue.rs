@@ -14,6 +14,8 @@ use std::fmt;
 use std::mem;
 use std::time::{Duration, Instant};
 
+use slab::Slab;
+
 use super::load::Load;
 use crate::concerns::identity::Identity;
 use crate::concerns::message::Priority;
@@ -22,6 +24,9 @@ use crate::concerns::message::Priority;
 const RUN: usize = 32;
 /// How many messages that keep the network alive may wait for a neighbour, beside all others.
 const RESERVE: usize = 64;
+
+/// How many places for messages an empty queue keeps.
+const KEPT: usize = 1_024;
 
 /// A message that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,12 +83,14 @@ pub(crate) enum Out<T> {
 }
 
 /// The queue of all messages that go out.
+///
+/// Every place in a table that something here knows of is taken: messages, lines and neighbours go together.
 pub(crate) struct OutQueue<T> {
     max_hop: Load,
     max_all: Load,
-    messages: Slots<Waiting<T>>,
-    lines: Slots<Line>,
-    hops: Slots<Hop>,
+    messages: Slab<Waiting<T>>,
+    lines: Slab<Line>,
+    hops: Slab<Hop>,
     /// Where to find a neighbour, and a line of one for somebody else. Their order shows nowhere.
     hop_of: HashMap<Identity, usize>,
     line_of: HashMap<(usize, Priority, Identity), usize>,
@@ -148,9 +155,9 @@ impl<T> OutQueue<T> {
         Self {
             max_hop,
             max_all,
-            messages: Slots::new(),
-            lines: Slots::new(),
-            hops: Slots::new(),
+            messages: Slab::new(),
+            lines: Slab::new(),
+            hops: Slab::new(),
             hop_of: HashMap::new(),
             line_of: HashMap::new(),
             turns: VecDeque::new(),
@@ -163,7 +170,7 @@ impl<T> OutQueue<T> {
     /// How many messages wait.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.messages.count
+        self.messages.len()
     }
 
     /// How many of them for this neighbour.
@@ -171,7 +178,7 @@ impl<T> OutQueue<T> {
     pub(crate) fn len_of(&self, hop: &Identity) -> usize {
         self.hop_of
             .get(hop)
-            .map_or(0, |hop| self.hops.get(*hop).count())
+            .map_or(0, |hop| self.hops[*hop].count())
     }
 
     /// Puts a message behind those of its line.
@@ -197,7 +204,7 @@ impl<T> OutQueue<T> {
         let found = self.hop_of.get(&queued.hop).copied();
         let bytes = queued.bytes;
         let (load, vitals) = found.map_or((Load::default(), 0), |hop| {
-            let state = self.hops.get(hop);
+            let state = &self.hops[hop];
             (state.load, state.vitals)
         });
         let fits = if vital {
@@ -219,17 +226,17 @@ impl<T> OutQueue<T> {
             vital,
             number,
             line: line.unwrap_or(usize::MAX),
-            before: line.map(|line| self.lines.get(line).last),
+            before: line.map(|line| self.lines[line].last),
             behind: None,
         });
         match line {
             Some(line) => {
-                let last = mem::replace(&mut self.lines.get_mut(line).last, slot);
-                self.messages.get_mut(last).behind = Some(slot);
+                let last = mem::replace(&mut self.lines[line].last, slot);
+                self.messages[last].behind = Some(slot);
             }
             None => self.add_line(hop, priority, slot),
         }
-        let state = self.hops.get_mut(hop);
+        let state = &mut self.hops[hop];
         if vital {
             state.vitals += 1;
         } else {
@@ -254,7 +261,7 @@ impl<T> OutQueue<T> {
         self.drop_empty_hops();
         let turns = mem::take(&mut self.turns);
         for hop in &turns {
-            let state = self.hops.get_mut(*hop);
+            let state = &mut self.hops[*hop];
             state.room = room(&state.identity);
             self.take_fast(*hop, out);
         }
@@ -271,7 +278,7 @@ impl<T> OutQueue<T> {
 
     /// Whether [`take`](Self::take) would give out something but what has expired.
     pub(crate) fn is_ready(&self, mut room: impl FnMut(&Identity) -> Room) -> bool {
-        let mut hops = self.turns.iter().map(|hop| self.hops.get(*hop));
+        let mut hops = self.turns.iter().map(|hop| &self.hops[*hop]);
         hops.any(|hop| {
             let line = hop.fast.front().or(hop.medium.front()).copied();
             let first = line.or(hop.slow);
@@ -290,15 +297,15 @@ impl<T> OutQueue<T> {
         let Some(&hop) = self.hop_of.get(hop) else {
             return Vec::new();
         };
-        let mut drained = Vec::with_capacity(self.hops.get(hop).count());
+        let mut drained = Vec::with_capacity(self.hops[hop].count());
         loop {
             let Hop {
                 fast, medium, slow, ..
-            } = self.hops.get(hop);
+            } = &self.hops[hop];
             let Some(line) = fast.front().or(medium.front()).copied().or(*slow) else {
                 break;
             };
-            drained.push(self.remove(self.lines.get(line).first));
+            drained.push(self.remove(self.lines[line].first));
         }
         self.drop_empty_hops();
         drained
@@ -306,8 +313,8 @@ impl<T> OutQueue<T> {
 
     /// Takes out everything, the oldest first.
     pub(crate) fn drain(&mut self) -> Vec<Queued<T>> {
-        let messages = mem::replace(&mut self.messages, Slots::new());
-        let mut drained: Vec<_> = messages.into_values().collect();
+        let messages = mem::replace(&mut self.messages, Slab::new());
+        let mut drained: Vec<_> = messages.into_iter().map(|(_, waiting)| waiting).collect();
         drained.sort_unstable_by_key(|waiting| waiting.number);
         let pushed = self.pushed;
         *self = Self::new(self.max_hop, self.max_all);
@@ -325,8 +332,8 @@ impl<T> OutQueue<T> {
 
     fn take_fast(&mut self, hop: usize, out: &mut Vec<Out<T>>) {
         while let Some(line) = self.with_room(hop, |hop| &hop.fast) {
-            out.push(Out::Send(self.remove(self.lines.get(line).first)));
-            let state = self.hops.get_mut(hop);
+            out.push(Out::Send(self.remove(self.lines[line].first)));
+            let state = &mut self.hops[hop];
             state.run += 1;
             let ended = state.fast.front() != Some(&line);
             if ended || state.run == RUN {
@@ -339,12 +346,12 @@ impl<T> OutQueue<T> {
     }
 
     fn take_medium(&mut self, hop: usize, out: &mut Vec<Out<T>>) {
-        for _ in 0..self.hops.get(hop).medium.len() {
+        for _ in 0..self.hops[hop].medium.len() {
             let Some(line) = self.with_room(hop, |hop| &hop.medium) else {
                 return;
             };
-            out.push(Out::Send(self.remove(self.lines.get(line).first)));
-            let medium = &mut self.hops.get_mut(hop).medium;
+            out.push(Out::Send(self.remove(self.lines[line].first)));
+            let medium = &mut self.hops[hop].medium;
             if medium.front() == Some(&line) {
                 medium.rotate_left(1);
             }
@@ -354,9 +361,9 @@ impl<T> OutQueue<T> {
     /// The first of these lines, if its neighbour has room for its first message; which is taken then. A long one for
     /// which there is none yet ends the neighbour's round, lest shorter ones go before it for ever.
     fn with_room(&mut self, hop: usize, lines: fn(&Hop) -> &VecDeque<usize>) -> Option<usize> {
-        let line = *lines(self.hops.get(hop)).front()?;
+        let line = *lines(&self.hops[hop]).front()?;
         let bytes = self.bytes_of(line);
-        let room = &mut self.hops.get_mut(hop).room;
+        let room = &mut self.hops[hop].room;
         if room.fits(bytes) {
             *room = room.without(bytes);
             Some(line)
@@ -368,20 +375,20 @@ impl<T> OutQueue<T> {
 
     /// How long the first message of a line is.
     fn bytes_of(&self, line: usize) -> usize {
-        let first = self.lines.get(line).first;
-        self.messages.get(first).queued.bytes
+        let first = self.lines[line].first;
+        self.messages[first].queued.bytes
     }
 
     fn take_slow(&mut self, turns: &VecDeque<usize>, out: &mut Vec<Out<T>>) {
         let oldest = turns
             .iter()
-            .map(|hop| self.hops.get(*hop))
+            .map(|hop| &self.hops[*hop])
             .filter(|hop| {
                 let fits = |line| hop.room.fits(self.bytes_of(line));
                 hop.slow.is_some_and(fits)
             })
-            .filter_map(|hop| Some(self.lines.get(hop.slow?).first))
-            .min_by_key(|slot| self.messages.get(*slot).number);
+            .filter_map(|hop| Some(self.lines[hop.slow?].first))
+            .min_by_key(|slot| self.messages[*slot].number);
         if let Some(slot) = oldest {
             out.push(Out::Send(self.remove(slot)));
         }
@@ -406,7 +413,7 @@ impl<T> OutQueue<T> {
     }
 
     fn find_line(&self, hop: usize, message: &Queued<T>) -> Option<usize> {
-        let state = self.hops.get(hop);
+        let state = &self.hops[hop];
         let own = message.to == message.hop;
         match message.priority {
             Priority::Fast if own => state.own_fast,
@@ -428,9 +435,9 @@ impl<T> OutQueue<T> {
             first: slot,
             last: slot,
         });
-        let message = self.messages.get_mut(slot);
+        let message = &mut self.messages[slot];
         message.line = line;
-        let state = self.hops.get_mut(hop);
+        let state = &mut self.hops[hop];
         let own = match priority {
             Priority::Fast => {
                 state.fast.push_back(line);
@@ -450,7 +457,7 @@ impl<T> OutQueue<T> {
             *own = Some(line);
         } else {
             self.line_of.insert((hop, priority, to.clone()), line);
-            self.lines.get_mut(line).to = Some(to.clone());
+            self.lines[line].to = Some(to.clone());
         }
     }
 
@@ -465,12 +472,12 @@ impl<T> OutQueue<T> {
             ..
         } = self.messages.remove(slot);
         if let Some(before) = before {
-            self.messages.get_mut(before).behind = behind;
+            self.messages[before].behind = behind;
         }
         if let Some(behind) = behind {
-            self.messages.get_mut(behind).before = before;
+            self.messages[behind].before = before;
         }
-        let ends = self.lines.get_mut(line);
+        let ends = &mut self.lines[line];
         let hop = ends.hop;
         match (before, behind) {
             (None, None) => self.remove_line(line),
@@ -478,12 +485,17 @@ impl<T> OutQueue<T> {
             (Some(before), None) => ends.last = before,
             (Some(_), Some(_)) => {}
         }
-        let state = self.hops.get_mut(hop);
+        let state = &mut self.hops[hop];
         if vital {
             state.vitals -= 1;
         } else {
             state.load.remove(queued.bytes);
             self.load.remove(queued.bytes);
+        }
+        if self.messages.is_empty() && self.messages.capacity() > KEPT {
+            // What a crowd took is given back when it has gone.
+            self.messages.shrink_to_fit();
+            self.lines.shrink_to_fit();
         }
         self.tidy_expiries();
         queued
@@ -491,7 +503,7 @@ impl<T> OutQueue<T> {
 
     fn remove_line(&mut self, line: usize) {
         let gone = self.lines.remove(line);
-        let state = self.hops.get_mut(gone.hop);
+        let state = &mut self.hops[gone.hop];
         let (lines, own) = match gone.priority {
             Priority::Fast => (&mut state.fast, &mut state.own_fast),
             Priority::Medium => (&mut state.medium, &mut state.own_medium),
@@ -518,7 +530,7 @@ impl<T> OutQueue<T> {
             ..
         } = self;
         turns.retain(|hop| {
-            let stays = hops.get(*hop).count() > 0;
+            let stays = hops[*hop].count() > 0;
             if !stays {
                 hop_of.remove(&hops.remove(*hop).identity);
             }
@@ -531,10 +543,10 @@ impl<T> OutQueue<T> {
         let messages = &self.messages;
         let waits = |Reverse((_, number, slot)): &Reverse<(Instant, u64, usize)>| {
             messages
-                .find(*slot)
+                .get(*slot)
                 .is_some_and(|waiting| waiting.number == *number)
         };
-        if self.expiries.len() > 2 * messages.count + 64 {
+        if self.expiries.len() > 2 * messages.len() + 64 {
             self.expiries.retain(waits);
         }
         while self.expiries.peek().is_some_and(|top| !waits(top)) {
@@ -546,77 +558,12 @@ impl<T> OutQueue<T> {
 impl<T> fmt::Debug for OutQueue<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OutQueue")
-            .field("waiting", &self.messages.count)
-            .field("lines", &self.lines.count)
-            .field("hops", &self.hops.count)
+            .field("waiting", &self.messages.len())
+            .field("lines", &self.lines.len())
+            .field("hops", &self.hops.len())
             .finish_non_exhaustive()
     }
 }
-
-/// A table whose places are used again.
-struct Slots<V> {
-    places: Vec<Option<V>>,
-    free: Vec<usize>,
-    count: usize,
-}
-
-impl<V> Slots<V> {
-    fn new() -> Self {
-        Self {
-            places: Vec::new(),
-            free: Vec::new(),
-            count: 0,
-        }
-    }
-
-    fn insert(&mut self, value: V) -> usize {
-        self.count += 1;
-        match self.free.pop() {
-            Some(slot) => {
-                self.places[slot] = Some(value);
-                slot
-            }
-            None => {
-                self.places.push(Some(value));
-                self.places.len() - 1
-            }
-        }
-    }
-
-    fn find(&self, slot: usize) -> Option<&V> {
-        self.places.get(slot)?.as_ref()
-    }
-
-    fn get(&self, slot: usize) -> &V {
-        self.places[slot].as_ref().expect(TAKEN)
-    }
-
-    fn get_mut(&mut self, slot: usize) -> &mut V {
-        self.places[slot].as_mut().expect(TAKEN)
-    }
-
-    fn remove(&mut self, slot: usize) -> V {
-        let value = self.places[slot].take().expect(TAKEN);
-        self.count -= 1;
-        if self.count == 0 {
-            // What a crowd took is given back when it has gone.
-            self.free.clear();
-            self.places.clear();
-            self.places.shrink_to(1024);
-            self.free.shrink_to(1024);
-        } else {
-            self.free.push(slot);
-        }
-        value
-    }
-
-    fn into_values(self) -> impl Iterator<Item = V> {
-        self.places.into_iter().flatten()
-    }
-}
-
-/// Every place that something else in the queue knows of is taken.
-const TAKEN: &str = "a line, a neighbour and their members go together";
 
 #[cfg(test)]
 mod tests {
@@ -708,17 +655,17 @@ mod tests {
 
     /// Nothing is left of what is gone.
     fn check<T>(queue: &OutQueue<T>) {
-        assert_eq!(queue.turns.len(), queue.hops.count);
-        assert_eq!(queue.hop_of.len(), queue.hops.count);
-        let lines = queue.hops.places.iter().flatten();
+        assert_eq!(queue.turns.len(), queue.hops.len());
+        assert_eq!(queue.hop_of.len(), queue.hops.len());
+        let lines = queue.hops.iter().map(|(_, hop)| hop);
         let lines = lines.flat_map(|hop| [hop.slow, hop.own_fast, hop.own_medium]);
         assert_eq!(
             queue.line_of.len() + lines.flatten().count(),
-            queue.lines.count
+            queue.lines.len()
         );
-        assert!(queue.lines.count <= queue.messages.count);
-        assert!(queue.hops.count <= queue.messages.count);
-        assert!(queue.expiries.len() <= 2 * queue.messages.count + 64);
+        assert!(queue.lines.len() <= queue.messages.len());
+        assert!(queue.hops.len() <= queue.messages.len());
+        assert!(queue.expiries.len() <= 2 * queue.messages.len() + 64);
         assert_eq!(queue.next_expiry().is_some(), queue.len() > 0);
     }
 
@@ -789,8 +736,7 @@ mod tests {
             }
             assert_eq!(bench.round().len(), 3);
         }
-        assert_eq!(bench.queue.lines.count, 0);
-        assert_eq!(bench.queue.lines.places.len(), 0);
+        assert_eq!(bench.queue.lines.len(), 0);
         assert_eq!(bench.queue.expiries.len(), 0);
     }
 
