@@ -14,10 +14,10 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::builder::Settings;
+use super::ends::Ends;
 use super::error::{Error, JobError};
 use super::ids::Ids;
 use super::job::Ticket;
-use super::map::Ends;
 use super::options::Policy;
 use super::progress::{
     Observer, SlaveChange, SlaveStatus, Snapshot, TaskEnded, TaskRetried, TaskStarted, tell,
@@ -322,6 +322,11 @@ impl Core {
     pub(super) fn look_ahead(&self) -> usize {
         let slaves = || self.slaves.load(Ordering::Relaxed);
         (self.settings.look_ahead).unwrap_or_else(|| 2 * slaves() + 8)
+    }
+
+    /// How many of so many tasks wait for a slave at the least.
+    pub(super) fn beyond_slaves(&self, open: usize) -> usize {
+        open.saturating_sub(self.slaves.load(Ordering::Relaxed))
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {

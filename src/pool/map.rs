@@ -8,47 +8,18 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::iter::FusedIterator;
 use std::marker::PhantomData;
-use std::mem;
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::core::{Core, Owner, Work};
+use super::ends::{Ended, Ends};
 use super::error::JobError;
 use super::job::read;
 use super::options::Policy;
 use super::queue::Key;
-
-type Ended = (u64, Result<Value, JobError>);
-
-/// The ends of a map's tasks, on their way from the slaves' threads to the one that iterates.
-///
-/// A channel would do, but whoever receives from one spins for a while before it sleeps, which takes
-/// from busy slaves on the same machine what they need.
-#[derive(Default)]
-pub(super) struct Ends {
-    come: Mutex<VecDeque<Ended>>,
-    some: Condvar,
-}
-
-impl Ends {
-    pub(super) fn put(&self, number: u64, result: Result<Value, JobError>) {
-        self.come.lock().push_back((number, result));
-        self.some.notify_one();
-    }
-
-    /// Waits until there are some, and takes all.
-    fn take(&self) -> VecDeque<Ended> {
-        let mut come = self.come.lock();
-        while come.is_empty() {
-            self.some.wait(&mut come);
-        }
-        mem::take(&mut come)
-    }
-}
 
 /// The tasks of one map that are under way.
 struct Feed<I> {
@@ -75,7 +46,7 @@ where
             inputs,
             next: Some(0),
             open: HashMap::new(),
-            ends: Arc::default(),
+            ends: Arc::new(Ends::new()),
             taken: VecDeque::new(),
         }
     }
@@ -126,11 +97,25 @@ where
             return None;
         }
         if self.taken.is_empty() {
-            self.taken = self.ends.take();
+            // While the slaves have work without this thread, half of that may end before it looks.
+            let enough = self.core.beyond_slaves(self.open.len()) / 2;
+            self.ends.take(enough, &mut self.taken);
         }
         let ended = self.taken.pop_front()?;
         self.open.remove(&ended.0);
         Some(ended)
+    }
+
+    /// All that have ended, once `turn` is among them; none when nothing is open.
+    fn wait_for(&mut self, turn: u64) -> Option<impl Iterator<Item = Ended>> {
+        if self.open.is_empty() {
+            return None;
+        }
+        self.ends.take_turn(turn, &mut self.taken);
+        for (number, _) in &self.taken {
+            self.open.remove(number);
+        }
+        Some(self.taken.drain(..))
     }
 }
 
@@ -219,8 +204,7 @@ where
                 break result;
             }
             self.feed.top_up(self.early.len());
-            let (number, result) = self.feed.wait()?;
-            self.early.insert(number, result);
+            self.early.extend(self.feed.wait_for(self.turn)?);
         };
         self.turn += 1;
         Some(result.and_then(read))

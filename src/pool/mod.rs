@@ -42,6 +42,7 @@
 mod builder;
 mod core;
 mod driver;
+mod ends;
 mod error;
 mod ids;
 mod job;
@@ -269,7 +270,8 @@ impl Pool {
     /// Inputs and results that Python regards as empty arrive as `{}`, see [`submit_with`](Pool::submit_with).
     ///
     /// # Blocking
-    /// Each `next` waits until a task ends, and for the input.
+    /// Each `next` waits until a task ends, and for the input. While inputs that it has taken wait for a slave, it waits
+    /// up to a millisecond longer for more results, so as not to be woken for each.
     pub fn map<T, I>(&self, inputs: I) -> Map<T, I::IntoIter>
     where
         T: DeserializeOwned,
