@@ -15,49 +15,16 @@ mod raw;
 #[allow(dead_code, reason = "each test file uses its share of this module")]
 mod rig;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use interplay::concerns::{Outgoing, RequestError};
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter};
 use serde_json::json;
 
 use raw::{Envelope, REQUEST, Raw, frame, hello};
 use rig::{Watched, asks, dialing, echo, listening, pair, patient};
+use support::log::{alone, at, take_log};
 use support::{LIMIT, deadline, eventually, ms, pause, secs, threads};
-
-struct Kept(Mutex<Vec<(Level, String)>>);
-
-static LOG: Kept = Kept(Mutex::new(Vec::new()));
-
-impl Log for Kept {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        let line = (record.level(), record.args().to_string());
-        self.0.lock().unwrap().push(line);
-    }
-
-    fn flush(&self) {}
-}
-
-/// Nobody else runs, and the log is empty and kept from this level on.
-fn alone(level: LevelFilter) -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let _ = log::set_logger(&LOG); // the first of the tests
-    log::set_max_level(level);
-    LOG.0.lock().unwrap().clear();
-    alone
-}
-
-fn lines(from: Level) -> Vec<String> {
-    let lines = LOG.0.lock().unwrap();
-    let of_level = lines.iter().filter(|line| line.0 <= from);
-    of_level.map(|line| line.1.clone()).collect()
-}
 
 /// How many threads there are of nodes with this name, and the open descriptors of this
 /// process; nothing where the system does not tell.
@@ -293,20 +260,21 @@ fn an_ordinary_life_is_no_warning_and_the_log_has_no_payload_and_no_secret() {
         drop(robert);
         alice.becomes("robert", &interplay::concerns::PeerState::Left);
         drop(alice);
-        assert_eq!(lines(Level::Error), [""; 0]);
-        let warnings = lines(Level::Warn);
+        let all = take_log();
+        assert_eq!(at(&all, Level::Error), [""; 0]);
+        let warnings = at(&all, Level::Warn);
         // That a command is not there may be one.
         assert!(
             warnings.iter().all(|line| line.contains("nothing")),
             "{warnings:?}"
         );
-        let all = lines(Level::Trace);
         assert!(!all.is_empty());
         for word in ["rosebud", "sesame"] {
-            let told: Vec<_> = all.iter().filter(|line| line.contains(word)).collect();
+            let told = all.iter().filter(|line| line.text.contains(word));
+            let told: Vec<_> = told.collect();
             assert!(told.is_empty(), "{told:?}");
         }
-        let infos = lines(Level::Info).len();
+        let infos = at(&all, Level::Info).len();
         assert!((1..40).contains(&infos), "{infos} lines");
     });
 }
@@ -321,12 +289,12 @@ fn listening_beyond_loopback_without_a_secret_is_warned_of_once() {
                 .advertise("127.0.0.1:0")
         };
         drop(far().start().unwrap());
-        let warnings = lines(Level::Warn);
+        let lines = take_log();
+        let warnings = at(&lines, Level::Warn);
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("secret"), "{warnings:?}");
-        LOG.0.lock().unwrap().clear();
         drop(far().secret("open sesame").start().unwrap());
         drop(listening("alice").start().unwrap());
-        assert_eq!(lines(Level::Warn), [""; 0]);
+        assert_eq!(take_log().len(), 0);
     });
 }

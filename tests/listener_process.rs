@@ -18,16 +18,17 @@ mod raw;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crossbeam_channel::{bounded, unbounded};
 use interplay::listener::child::Sender;
 use interplay::listener::{Endpoint, Error, Listener, Message, Transport};
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter};
 use serde_json::{Value, json};
 
 use child::{Child, say};
 use raw::{Invitation, frame, message};
+use support::log::{alone, at, logged, take_log};
 use support::{LIMIT, deadline, eventually, ms, secs, spawn, threads};
 
 mod roles {
@@ -50,39 +51,6 @@ mod roles {
             _ => panic!("unknown role: {role}"),
         }
     }
-}
-
-struct Kept(Mutex<Vec<(Level, String)>>);
-
-static LOG: Kept = Kept(Mutex::new(Vec::new()));
-
-impl Log for Kept {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        let line = (record.level(), record.args().to_string());
-        self.0.lock().unwrap().push(line);
-    }
-
-    fn flush(&self) {}
-}
-
-/// Nobody else runs, and the log is empty and kept from this level on.
-fn alone(level: LevelFilter) -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let _ = log::set_logger(&LOG); // the first of the tests
-    log::set_max_level(level);
-    LOG.0.lock().unwrap().clear();
-    alone
-}
-
-fn lines(level: Level) -> Vec<String> {
-    let lines = LOG.0.lock().unwrap();
-    let of_level = lines.iter().filter(|line| line.0 == level);
-    of_level.map(|line| line.1.clone()).collect()
 }
 
 fn listener(name: &str, transport: Transport) -> Listener {
@@ -309,7 +277,7 @@ fn what_others_put_into_the_directory_is_not_removed() {
             std::fs::read_to_string(folder.join("note")).unwrap(),
             "mine"
         );
-        assert_eq!(lines(Level::Warn).len(), 1);
+        assert_eq!(at(&logged(), Level::Warn).len(), 1);
         std::fs::remove_dir_all(folder).unwrap();
     });
 }
@@ -386,9 +354,9 @@ fn the_token_is_in_no_log_line_and_in_no_debug_text() {
             texts.push(text_of(&sender.post("c", &1).unwrap_err()));
             texts.push(text_of(&connect(&token).unwrap_err()));
             drop(sender);
-            let logged = LOG.0.lock().unwrap().clone();
+            let logged = logged();
             assert!(logged.len() > 8, "{logged:?}");
-            texts.extend(logged.into_iter().map(|line| line.1));
+            texts.extend(logged.into_iter().map(|line| line.text));
             for text in texts {
                 assert!(!text.contains(&token), "{text}");
             }
@@ -411,17 +379,18 @@ fn a_refusal_is_one_line_of_the_log_with_little_of_what_the_child_sent() {
         ];
         for breach in breaches {
             let mut raw = invitation.admitted("a\nb");
-            let before = lines(Level::Warn).len();
+            take_log();
             raw.send(&frame(breach.as_bytes()));
             while raw.hear().is_some() {}
             eventually(LIMIT, || listener.stats().connections == 0);
-            let warned = &lines(Level::Warn)[before..];
+            let lines = take_log();
+            let warned = at(&lines, Level::Warn);
             assert_eq!(warned.len(), 1, "{warned:?}");
             assert!(warned[0].len() < 250, "{warned:?}");
             assert!(!warned[0].contains('\n'), "{warned:?}");
             assert!(warned[0].matches("secret").count() < 11, "{warned:?}");
+            assert_eq!(at(&lines, Level::Error), [""; 0]);
         }
-        assert_eq!(lines(Level::Error), [""; 0]);
     });
 }
 

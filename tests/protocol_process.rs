@@ -11,57 +11,15 @@ mod support;
 #[path = "protocol/rig.rs"]
 mod rig;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use interplay::protocol::{Cancel, Kind, Loop};
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter};
 
 use rig::{Talk, Wire, connected, pair, patient};
+use support::log::{Line, alone, at, logged, take_log};
 use support::{LIMIT, deadline, eventually, secs, spawn, threads};
-
-/// Level, target and text of each line.
-type Line = (Level, String, String);
-
-struct Kept(Mutex<Vec<Line>>);
-
-static LOG: Kept = Kept(Mutex::new(Vec::new()));
-
-impl Log for Kept {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        let line = (
-            record.level(),
-            record.target().to_owned(),
-            record.args().to_string(),
-        );
-        self.0.lock().unwrap().push(line);
-    }
-
-    fn flush(&self) {}
-}
-
-/// Nobody else runs, and the log is empty and kept from this level on.
-fn alone(level: LevelFilter) -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let _ = log::set_logger(&LOG); // the first of the tests
-    log::set_max_level(level);
-    LOG.0.lock().unwrap().clear();
-    alone
-}
-
-fn lines() -> Vec<Line> {
-    std::mem::take(&mut LOG.0.lock().unwrap())
-}
-
-fn at(lines: &[Line], level: Level) -> Vec<&str> {
-    let here = lines.iter().filter(|line| line.0 == level);
-    here.map(|line| &line.2[..]).collect()
-}
 
 /// One that describes its messages without what is secret in them; how often it was asked.
 fn describing() -> (Talk, Arc<AtomicUsize>) {
@@ -101,10 +59,10 @@ fn a_session_that_was_ended_on_purpose_logs_what_it_did_and_no_error() {
             hears.recv().unwrap();
             assert!(talk.disconnect().unwrap().unwrap().is_clean());
             drop(talk);
-            let lines = lines();
+            let lines = take_log();
             assert_eq!(at(&lines, Level::Error), [""; 0]);
             assert_eq!(at(&lines, Level::Warn), [""; 0]);
-            let of_the_loop = |line: &Line| line.1 == "interplay::tell-tale";
+            let of_the_loop = |line: &Line| line.target == "interplay::tell-tale";
             assert!(lines.iter().all(of_the_loop), "{lines:?}");
             let infos = at(&lines, Level::Info);
             assert!(infos[0].starts_with("connected with "), "{infos:?}");
@@ -138,7 +96,7 @@ fn no_text_is_made_of_messages_that_are_not_logged() {
         let end = talk.disconnect().unwrap().unwrap();
         assert_eq!(end.counts().sent, 1);
         assert_eq!(asked.load(Ordering::Relaxed), 0);
-        assert_eq!(lines().len(), 2, "connected, ended");
+        assert_eq!(take_log().len(), 2, "connected, ended");
     });
 }
 
@@ -155,20 +113,20 @@ fn a_failure_is_an_error_in_the_log_once_and_a_peer_that_closes_is_none() {
             end.cause().unwrap().kind(),
             Kind::Truncated { .. }
         ));
-        let failed = lines();
+        let failed = take_log();
         let errors = at(&failed, Level::Error);
         assert_eq!(errors.len(), 1, "{failed:?}");
         assert!(errors[0].ends_with("the stream ended inside a message, after 8 bytes"));
         drop(connected(&talk, Wire::Unix));
         talk.wait_end(None).unwrap();
-        let closed = lines();
+        let closed = take_log();
         assert_eq!(at(&closed, Level::Error), [""; 0]);
         let infos = at(&closed, Level::Info);
         assert!(infos[1].ends_with("closed the connection"), "{infos:?}");
         drop(connected(&talk, Wire::Unix));
         assert!(talk.wait_state(interplay::protocol::State::Disconnecting, None));
         drop(talk);
-        let dropped = lines();
+        let dropped = take_log();
         let errors = at(&dropped, Level::Error);
         assert_eq!(errors.len(), 1, "{dropped:?}");
         assert!(errors[0].contains("uncollected"));
@@ -187,7 +145,7 @@ fn a_description_that_panics_costs_a_line_of_the_log_and_nothing_else() {
         talk.send(b"there".to_vec(), None).unwrap();
         assert_eq!(peer.line(), b"there");
         assert!(talk.disconnect().unwrap().unwrap().is_clean());
-        let lines = lines();
+        let lines = take_log();
         assert_eq!(
             at(&lines, Level::Warn),
             ["hook describe panicked: as planned"]
@@ -226,12 +184,12 @@ fn a_hook_that_holds_up_the_end_is_told_of_once() {
             let talk = talk.clone();
             move || talk.abort().unwrap().unwrap()
         });
-        eventually(secs(30), || !LOG.0.lock().unwrap().is_empty());
+        eventually(secs(30), || !logged().is_empty());
         go_writer.send(()).unwrap();
         support::pause(support::ms(1200)); // another line would come in this time
         go_reader.send(()).unwrap();
         assert!(aborts.join().unwrap().is_clean());
-        let lines = lines();
+        let lines = take_log();
         assert_eq!(at(&lines, Level::Warn).len(), 1, "{lines:?}");
     });
 }

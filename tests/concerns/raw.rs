@@ -5,6 +5,7 @@
 //! payload.
 
 use std::io::{self, Read, Write};
+use std::iter;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -153,6 +154,15 @@ impl Raw {
         }
         raw.try_send(&frame(br#"{"ok": true}"#)).ok()?;
         (raw.hear()?["ok"] == true).then_some(raw)
+    }
+
+    /// Says something; how the node refuses that, before it closes the connection.
+    #[track_caller]
+    pub(crate) fn refused(&mut self, what: &Value) -> Value {
+        self.say(what);
+        let said: Vec<Value> = iter::from_fn(|| self.hear()).collect();
+        let refusal = said.iter().find(|said| said["ok"] == false);
+        refusal.unwrap_or_else(|| panic!("{said:?}")).clone()
     }
 
     /// Says hello and welcome, and hears them.

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::time::Instant;
 
+use crossbeam_channel::bounded;
 use interplay::concerns::{Event, Outgoing, PeerState, Reason, RequestError};
 use serde_json::{Value, json};
 
@@ -67,16 +68,9 @@ fn another_version_is_told_once_on_both_sides() {
     deadline(LIMIT, || {
         let alice = node();
         let mut raw = Raw::connect(&alice.at());
-        raw.say(&json!({"interplay": 2, "who": ["all", "else", "may", "differ"]}));
-        let refusal = loop {
-            match raw.hear() {
-                Some(said) if said["ok"] == false => break said,
-                Some(said) => assert_eq!(said["interplay"], 1),
-                None => panic!("no refusal"),
-            }
-        };
+        let newer = json!({"interplay": 2, "who": ["all", "else", "may", "differ"]});
+        let refusal = raw.refused(&newer);
         assert_eq!(refusal["code"], "version", "{refusal}");
-        raw.is_closed();
         let told = |event: &Event| match event {
             Event::LinkRefused { reason, .. } => Some(reason.clone()),
             _ => None,
@@ -551,12 +545,7 @@ fn more_links_than_there_may_be_are_refused_until_one_ends() {
             .map(|number| Raw::linked(&alice.at(), &format!("stranger-{number}")))
             .collect();
         let mut more = Raw::connect(&alice.at());
-        more.say(&hello("more"));
-        let mut refusal = None;
-        while let Some(said) = more.hear() {
-            refusal = Some(said).filter(|said| said["ok"] == false).or(refusal);
-        }
-        assert_eq!(refusal.unwrap()["code"], "too_many_links");
+        assert_eq!(more.refused(&hello("more"))["code"], "too_many_links");
         links.remove(0);
         let mut next = None;
         eventually(LIMIT, || {
@@ -567,6 +556,42 @@ fn more_links_than_there_may_be_are_refused_until_one_ends() {
         for link in &mut links {
             link.asks();
         }
+    });
+}
+
+#[test]
+fn a_peer_that_dials_a_node_held_up_by_a_hook_has_two_links_there_at_most() {
+    deadline(LIMIT, || {
+        let (go, goes) = bounded::<()>(0);
+        let (spy, calls) = Spy::new("hold");
+        let spy = spy.request(move |_, _| {
+            let _ = goes.recv();
+            Ok(None)
+        });
+        let alice = listening("alice").timing(patient());
+        let alice = Watched::start(alice.concern(spy).concern(echo()));
+        let mut holder = Raw::linked(&alice.at(), "holder");
+        holder.post(&Envelope::new(REQUEST, "hold", &json!({})));
+        calls.next("request");
+        let waiting = [(); 2].map(|()| Raw::linked(&alice.at(), "eager"));
+        for _ in 0..3 {
+            let mut more = Raw::connect(&alice.at());
+            more.say(&hello("eager"));
+            more.hear().unwrap();
+            // Who it is counts once it has proved that.
+            let refusal = more.refused(&json!({"ok": true}));
+            assert_eq!(refusal["code"], "too_many_links");
+        }
+        // That is the peer's bound, not that of all.
+        let _other = Raw::linked(&alice.at(), "other");
+        go.send(()).unwrap();
+        drop(waiting);
+        let mut again = None;
+        eventually(LIMIT, || {
+            again = Raw::try_linked(&alice.at(), "eager");
+            again.is_some()
+        });
+        again.unwrap().asks();
     });
 }
 

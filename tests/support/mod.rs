@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 pub(crate) mod client;
+pub(crate) mod log;
 pub(crate) mod peer;
 pub(crate) mod program;
 #[cfg(unix)]
