@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Runs `call`; its panic becomes an error with the panic's text.
@@ -9,7 +10,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// For hooks, callbacks and tasks: what they share with the library is locked
 /// only around moves that cannot panic, so nothing is left half changed.
 pub(crate) fn catch<T>(call: impl FnOnce() -> T) -> Result<T, Panicked> {
-    catch_unwind(AssertUnwindSafe(call)).map_err(|payload| Panicked::from_payload(&*payload))
+    catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
+        let panicked = Panicked::from_payload(&*payload);
+        // What a panic carries is the user's, and may panic when it is dropped, and what that carries too.
+        if let Err(next) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            let next = mem::ManuallyDrop::new(next);
+            log::error!("what a panic carried {}", Panicked::from_payload(&**next));
+        }
+        panicked
+    })
 }
 
 /// Code of the user panicked.
@@ -51,5 +60,16 @@ mod tests {
             caught(|| std::panic::panic_any(7)),
             "a value that is no text"
         );
+    }
+
+    #[test]
+    fn what_panics_when_the_panic_lets_it_go_is_survived() {
+        struct Nasty;
+        impl Drop for Nasty {
+            fn drop(&mut self) {
+                std::panic::panic_any(Self);
+            }
+        }
+        assert!(catch(|| std::panic::panic_any(Nasty)).is_err());
     }
 }

@@ -3,12 +3,13 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{self, Builder, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use parking_lot::Mutex;
+
+use super::panic::catch;
 
 /// How long a drop waits for the threads it joins, unless its owner says otherwise.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
@@ -31,7 +32,7 @@ where
         let name = name.clone();
         move || {
             let _alive = alive; // dropped last: the thread's end is this channel's end
-            if catch_unwind(AssertUnwindSafe(body)).is_err() {
+            if catch(body).is_err() {
                 log::error!("thread {name}: ended by a panic");
             }
         }

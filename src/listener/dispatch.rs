@@ -1,15 +1,14 @@
 //! The loop of the listener's thread: takes a message, calls the handler of its
 //! source, survives whatever the handler does.
 
-use std::any::Any;
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::end::End;
 use super::handlers::{Handlers, Known};
 use super::message::{Message, Source};
 use super::queue::{Hand, Outcome, Queue, Taken};
+use crate::lifecycle::catch;
 
 /// How many sources without a handler are remembered as warned about.
 const WARNED_LIMIT: usize = 1024;
@@ -84,13 +83,13 @@ impl<D> Dispatch<D> {
         cmd.push_str(&message.cmd[..message.cmd.floor_char_boundary(CMD_LIMIT)]);
         log::debug!("listener {name}: {cmd:?} of {source:?}");
         // The error is logged and dropped in here because that is user code too.
-        let called = catch_unwind(AssertUnwindSafe(|| match running.handle(message) {
+        let called = catch(|| match running.handle(message) {
             Ok(()) => Outcome::Handled,
             Err(error) => {
                 log::error!("listener {name}: handler of {source:?} failed at {cmd:?}: {error}");
                 Outcome::Failed
             }
-        }));
+        });
         if called.is_err() && self.unregister_after_panic {
             self.handlers.remove(source, &running);
         }
@@ -98,10 +97,9 @@ impl<D> Dispatch<D> {
         guarded(name, "dropping a handler", || {
             self.last = running.put_back(&self.handlers);
         });
-        called.unwrap_or_else(|panic| {
-            let text = panic_text(&*panic);
+        called.unwrap_or_else(|panicked| {
+            let text = panicked.message;
             log::error!("listener {name}: handler of {source:?} panicked at {cmd:?}: {text}");
-            guarded(name, "dropping what a panic carried", || drop(panic));
             Outcome::Failed
         })
     }
@@ -113,17 +111,16 @@ impl<D> Dispatch<D> {
             return;
         };
         log::debug!("listener {name}: {source:?} is gone: {end}");
-        let called = catch_unwind(AssertUnwindSafe(|| running.gone(source, end)));
+        let called = catch(|| running.gone(source, end));
         if called.is_err() && self.unregister_after_panic {
             self.handlers.remove(source.as_str(), &running);
         }
         guarded(name, "dropping a handler", || {
             self.last = running.put_back(&self.handlers);
         });
-        if let Err(panic) = called {
-            let text = panic_text(&*panic);
+        if let Err(panicked) = called {
+            let text = panicked.message;
             log::error!("listener {name}: handler of {source:?} panicked at its end: {text}");
-            guarded(name, "dropping what a panic carried", || drop(panic));
         }
     }
 
@@ -155,17 +152,9 @@ impl<D> Drop for Dispatch<D> {
 
 /// Runs what may call user code where a panic would end the thread.
 fn guarded(name: &str, what: &str, body: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
-        log::error!("listener {name}: panic in {what}: {}", panic_text(&*panic));
-        // Its drop could panic in turn, and so on.
-        std::mem::forget(panic);
+    if let Err(panicked) = catch(body) {
+        log::error!("listener {name}: panic in {what}: {}", panicked.message);
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no text")
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@
 
 use std::hint::black_box;
 use std::io::{self, Cursor, Read, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -21,6 +20,7 @@ use super::super::kept::{Kept, Writer};
 use super::super::request::{Head, Method};
 use super::super::response::{Fault, Response};
 use super::{Control, Handler, Step};
+use crate::lifecycle::catch;
 
 /// Bodies up to this length are read by `tiny_http` before it hands the request on.
 const IN_MEMORY: usize = 1024;
@@ -109,8 +109,7 @@ impl Desk {
         if fault.is_none() && head.method == Method::Options && head.path == "*" {
             return Ok(Step::Answer(Response::new(200, "")));
         }
-        let step = catch_unwind(AssertUnwindSafe(|| self.handler.head(head)))
-            .map_err(|_| self.fault(Fault::Panicked));
+        let step = catch(|| self.handler.head(head)).map_err(|_| self.fault(Fault::Panicked));
         match fault {
             None => step,
             Some(fault) => Err(self.refusal(step, fault)),
@@ -139,8 +138,7 @@ impl Desk {
     }
 
     fn fault(&self, fault: Fault) -> Response {
-        let answer = || self.handler.fault(fault);
-        catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| Response::new(500, "{}"))
+        catch(|| self.handler.fault(fault)).unwrap_or_else(|_| Response::new(500, "{}"))
     }
 
     /// Answers a request whose body is in memory.
@@ -189,7 +187,7 @@ impl Desk {
 
     /// Has the handler work; its panic is a fault.
     fn guard(&self, work: impl FnOnce() -> Response) -> Response {
-        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| self.fault(Fault::Panicked))
+        catch(work).unwrap_or_else(|_| self.fault(Fault::Panicked))
     }
 
     fn read(&self, request: &mut Request, framing: Option<Framing>) -> Result<Vec<u8>, Fault> {

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::net::TcpStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use crossbeam_channel::Sender;
 
 use super::Control;
 use super::desk::Desk;
-use crate::lifecycle::Stop;
+use crate::lifecycle::{Stop, catch};
 
 /// How long a stopping server waits for requests that are being received.
 const LATE: Duration = Duration::from_millis(20);
@@ -97,7 +96,7 @@ impl Dispatcher {
     fn handle(&self, request: tiny_http::Request) {
         self.control.busy.store(true, Ordering::Relaxed);
         // The handler's panics are caught nearer to it; this is for those of `tiny_http`.
-        if catch_unwind(AssertUnwindSafe(|| self.desk.take(request))).is_err() {
+        if catch(|| self.desk.take(request)).is_err() {
             log::error!("server {}: a request panicked", self.control.name);
         }
         self.control.busy.store(false, Ordering::Relaxed);
@@ -108,9 +107,7 @@ impl Dispatcher {
         let listener = self.control.listener.lock().clone();
         let listener = listener.ok_or(io::ErrorKind::NotConnected)?.try_clone()?;
         // `tiny_http` panics if it gets no thread.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            tiny_http::Server::from_listener(listener, None)
-        }));
+        let opened = catch(|| tiny_http::Server::from_listener(listener, None));
         let server = match opened {
             Ok(server) => Arc::new(server.map_err(io::Error::other)?),
             Err(_) => return Err(io::Error::other("no thread to accept connections")),
