@@ -35,7 +35,7 @@ fn main() -> Result<()> {
     let quick = options.quick;
     let rounds = if quick { 3 } else { 9 };
     if options.wants("rates") {
-        let (rounds, seconds) = if quick { (5, 0.05) } else { (25, 0.25) };
+        let (rounds, seconds) = if quick { (5, 0.1) } else { (25, 0.25) };
         rates(rounds, seconds)?;
     }
     if options.wants("one") {
