@@ -22,7 +22,7 @@ pub(super) type Ended = (u64, Result<Value, JobError>);
 /// What the thread that iterates is woken for.
 enum Awaited {
     /// So many ends.
-    Some(usize),
+    Count(usize),
     /// The end of this number.
     Turn(u64),
 }
@@ -43,7 +43,7 @@ impl Ends {
         Self {
             arrived: Mutex::new(Arrived {
                 ends: VecDeque::new(),
-                awaited: Awaited::Some(1),
+                awaited: Awaited::Count(1),
             }),
             wake: Condvar::new(),
         }
@@ -53,7 +53,7 @@ impl Ends {
         let mut arrived = self.arrived.lock();
         arrived.ends.push_back((number, result));
         let wakes = match arrived.awaited {
-            Awaited::Some(count) => arrived.ends.len() >= count,
+            Awaited::Count(count) => arrived.ends.len() >= count,
             Awaited::Turn(turn) => number == turn,
         };
         drop(arrived);
@@ -62,24 +62,24 @@ impl Ends {
         }
     }
 
-    /// Waits until there are some, and takes all; for `enough` of them it has a moment's patience.
+    /// Waits until there are some, and takes all, into what is empty; for `enough` of them it has a moment's patience.
     pub(super) fn take(&self, enough: usize, taken: &mut VecDeque<Ended>) {
         let mut arrived = self.arrived.lock();
-        if arrived.ends.len() < enough {
+        if enough > 1 {
             let until = Instant::now() + GATHER;
-            arrived.awaited = Awaited::Some(enough);
+            arrived.awaited = Awaited::Count(enough);
             while arrived.ends.len() < enough
                 && !self.wake.wait_until(&mut arrived, until).timed_out()
             {}
         }
-        arrived.awaited = Awaited::Some(1);
+        arrived.awaited = Awaited::Count(1);
         while arrived.ends.is_empty() {
             self.wake.wait(&mut arrived);
         }
         mem::swap(&mut arrived.ends, taken);
     }
 
-    /// Waits for the end of `turn`, and takes all.
+    /// Waits for the end of `turn`, and takes all, into what is empty.
     pub(super) fn take_turn(&self, turn: u64, taken: &mut VecDeque<Ended>) {
         let mut arrived = self.arrived.lock();
         arrived.awaited = Awaited::Turn(turn);
@@ -115,10 +115,10 @@ mod tests {
         let ends = Ends::new();
         ends.put(0, Ok(Value::Null));
         assert_eq!(numbers(|taken| ends.take(3, taken)), [0]);
-        ends.arrived.lock().awaited = Awaited::Some(9);
+        ends.arrived.lock().awaited = Awaited::Count(9);
         thread::scope(|scope| {
             let taker = scope.spawn(|| numbers(|taken| ends.take(3, taken)));
-            while !matches!(ends.arrived.lock().awaited, Awaited::Some(1)) {
+            while !matches!(ends.arrived.lock().awaited, Awaited::Count(1)) {
                 thread::yield_now(); // its patience is not over
             }
             ends.put(1, Ok(Value::Null));
