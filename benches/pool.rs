@@ -162,12 +162,11 @@ fn rates(rounds: usize, seconds: f64) -> Result<()> {
         let (mut hand, mut pool) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             let site = Site::new(processes, slaves)?;
-            let by_hand = || Ok(rate(site.by_hand(|slaves| drive(slaves, seconds, tiny))?));
-            let by_pool = || Ok(rate(site.by_pool(|pool| map(pool, seconds, tiny))?));
-            let turns: [Result<f64>; 4] = [by_hand(), by_pool(), by_pool(), by_hand()];
-            let [first, second, third, fourth] = turns;
-            hand.push((first? + fourth?) / 2.0);
-            pool.push((second? + third?) / 2.0);
+            let by_hand = || site.by_hand(|slaves| drive(slaves, seconds, tiny));
+            let by_pool = || site.by_pool(|pool| map(pool, seconds, tiny));
+            let first = rate(by_hand()?);
+            pool.push((rate(by_pool()?) + rate(by_pool()?)) / 2.0);
+            hand.push((first + rate(by_hand()?)) / 2.0);
         }
         let mut ratios: Vec<f64> = pool.iter().zip(&hand).map(|(of, by)| of / by).collect();
         println!(
