@@ -92,9 +92,25 @@ impl Ends {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc;
     use std::thread;
 
     use super::*;
+    use crate::lifecycle::spawn;
+
+    /// More than any machine takes.
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn with(numbers: &[u64]) -> Arc<Ends> {
+        let ends = Arc::new(Ends::new());
+        numbers.iter().for_each(|number| come(&ends, *number));
+        ends
+    }
+
+    fn come(ends: &Ends, number: u64) {
+        ends.put(number, Ok(Value::Null));
+    }
 
     fn numbers(take: impl FnOnce(&mut VecDeque<Ended>)) -> Vec<u64> {
         let mut taken = VecDeque::new();
@@ -102,39 +118,49 @@ mod tests {
         taken.into_iter().map(|(number, _)| number).collect()
     }
 
+    /// What another thread takes, if `number` comes when that thread waits in such a way.
+    fn taken_when(
+        ends: &Arc<Ends>,
+        take: impl FnOnce(&Ends, &mut VecDeque<Ended>) + Send + 'static,
+        waits: impl Fn(&Awaited) -> bool,
+        number: u64,
+    ) -> Vec<u64> {
+        ends.arrived.lock().awaited = Awaited::Count(usize::MAX);
+        let (tell, told) = mpsc::channel();
+        let taking = ends.clone();
+        let taker = spawn("taker", move || {
+            let _ = tell.send(numbers(|taken| take(&taking, taken))); // unless the test has failed
+        });
+        let _taker = taker.expect("a thread");
+        let end = Instant::now() + LONG;
+        while !waits(&ends.arrived.lock().awaited) {
+            assert!(Instant::now() < end, "it does not wait so");
+            thread::yield_now();
+        }
+        come(ends, number);
+        told.recv_timeout(LONG).expect("it is woken")
+    }
+
     #[test]
     fn all_that_came_are_taken_at_once() {
-        let ends = Ends::new();
-        ends.put(4, Ok(Value::Null));
-        ends.put(2, Err(JobError::Closed));
+        let ends = with(&[4, 2]);
         assert_eq!(numbers(|taken| ends.take(1, taken)), [4, 2]);
     }
 
     #[test]
     fn whoever_waits_for_several_is_given_what_there_is_after_a_moment() {
-        let ends = Ends::new();
-        ends.put(0, Ok(Value::Null));
+        let ends = with(&[0]);
         assert_eq!(numbers(|taken| ends.take(3, taken)), [0]);
-        ends.arrived.lock().awaited = Awaited::Count(9);
-        thread::scope(|scope| {
-            let taker = scope.spawn(|| numbers(|taken| ends.take(3, taken)));
-            while !matches!(ends.arrived.lock().awaited, Awaited::Count(1)) {
-                thread::yield_now(); // its patience is not over
-            }
-            ends.put(1, Ok(Value::Null));
-            assert_eq!(taker.join().expect("taker"), [1]);
-        });
+        let over = |awaited: &Awaited| matches!(awaited, Awaited::Count(1));
+        let taken = taken_when(&ends, |ends, taken| ends.take(3, taken), over, 1);
+        assert_eq!(taken, [1]);
     }
 
     #[test]
     fn whoever_waits_for_a_turn_is_given_it_with_those_before() {
-        let ends = Ends::new();
-        ends.put(2, Ok(Value::Null));
-        thread::scope(|scope| {
-            let taker = scope.spawn(|| numbers(|taken| ends.take_turn(0, taken)));
-            ends.put(1, Ok(Value::Null));
-            ends.put(0, Ok(Value::Null));
-            assert_eq!(taker.join().expect("taker"), [2, 1, 0]);
-        });
+        let ends = with(&[2, 1]);
+        let waits = |awaited: &Awaited| matches!(awaited, Awaited::Turn(0));
+        let taken = taken_when(&ends, |ends, taken| ends.take_turn(0, taken), waits, 0);
+        assert_eq!(taken, [2, 1, 0]);
     }
 }

@@ -230,23 +230,29 @@ fn a_hello_tells_host_and_port_and_changes_no_state_that_it_should_not() {
             Some(now + Duration::from_secs(100)),
             None,
         );
-        let (kind, link) = (EnvelopeKind::Reply, LINK);
-        let envelope = Envelope {
-            kind,
-            hops: 8,
-            priority: Priority::Fast,
-            id: 1,
-            lifetime: Duration::from_secs(1),
-            source: None,
-            to: None,
-            command: "hello".try_into().unwrap(),
-            payload: Payload::new(&payload).unwrap(),
-        };
+        let answer = Payload::new(&payload).unwrap();
+        let envelope = envelope(EnvelopeKind::Reply, "hello", answer);
+        let link = LINK;
         core.step(now, Input::Frame { link, envelope });
         core.step(now, Input::Round);
         let peers = core.peers(now);
         assert_eq!(peers[0].address.as_deref(), address, "{payload}");
         assert_eq!(peers[0].state, state, "{payload}");
+    }
+}
+
+/// From the neighbour, for this node.
+fn envelope(kind: EnvelopeKind, command: &str, payload: Payload) -> Envelope {
+    Envelope {
+        kind,
+        hops: 8,
+        priority: Priority::Fast,
+        id: 1,
+        lifetime: Duration::from_secs(1),
+        source: None,
+        to: None,
+        command: command.try_into().unwrap(),
+        payload,
     }
 }
 
@@ -257,17 +263,7 @@ fn a_kind_that_nobody_knows_is_told_and_dropped() {
         let now = Instant::now();
         let mut core = core(now);
         let mut reader = inside::Reader::new(&identity("B"));
-        let envelope = Envelope {
-            kind: EnvelopeKind::Other(kind),
-            hops: 8,
-            priority: Priority::Fast,
-            id: 1,
-            lifetime: Duration::from_secs(1),
-            source: None,
-            to: None,
-            command: "echo".try_into().unwrap(),
-            payload: Payload::empty(),
-        };
+        let envelope = envelope(EnvelopeKind::Other(kind), "echo", Payload::empty());
         let envelope = reader.read(&inside::encode(&envelope)).unwrap();
         let link = LINK;
         let told: Vec<Output> = core.step(now, Input::Frame { link, envelope }).collect();
